@@ -1,0 +1,98 @@
+"""``python -m benchmarks``: measure, and show."""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from benchmarks.case import ScenarioName
+from benchmarks.chart import chart
+from benchmarks.contenders import CONTENDERS, Contender, missing
+from benchmarks.progress import Progress
+from benchmarks.report import report, write
+from benchmarks.scenario import SCENARIOS, scenarios
+from benchmarks.suite import Suite
+from benchmarks.table import figures_grids, show, verdicts_grid
+from benchmarks.target import TARGETS, judged
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = tuple(dict.fromkeys(one.family for one in CONTENDERS if one.kind == "peer"))
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    quick: bool
+    scenario: list[ScenarioName] | None
+    peer: list[str] | None
+    repeat: int | None
+    dir: Path | None
+    results: Path
+
+
+def options() -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure taskflow beside its peers and beside what the machine allows.",
+    )
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated"
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        choices=(*PEERS, "none"),
+        help="of the peers only this one; may be repeated",
+    )
+    parser.add_argument("--repeat", type=int, help="rounds over each case (default 5, quick 3)")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        help="where databases are made, on a real disk (default: under the current directory)",
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the report is written")
+    return Options(**vars(parser.parse_args()))
+
+
+def chosen(peers: list[str] | None) -> tuple[Contender, ...]:
+    """The contenders that were asked for and are installed; says which ones are not."""
+    present: list[Contender] = []
+    for one in CONTENDERS:
+        if one.kind == "peer" and peers is not None and one.family not in peers:
+            continue
+        if module := missing(one):
+            print(f"left out: {one.label} ({module} is not installed)")
+            continue
+        present.append(one)
+    return tuple(present)
+
+
+def main() -> None:
+    given = options()
+    repeat = given.repeat or (3 if given.quick else 5)
+    wanted = tuple(
+        one
+        for one in scenarios(quick=given.quick)
+        if given.scenario is None or one.name in given.scenario
+    )
+    with TemporaryDirectory(dir=given.dir or Path.cwd(), prefix="benchmarks-") as folder:
+        suite = Suite(wanted, chosen(given.peer), repeat, Path(folder), given.quick)
+        progress = Progress(suite.steps(), repeat)
+        figures = list(suite.measure(progress.show))
+        progress.clear()
+
+    verdicts = [judged(target, figures) for target in TARGETS]
+    for grid in figures_grids(figures):
+        show(grid)
+    show(verdicts_grid(verdicts))
+
+    name = "partial" if given.scenario or given.peer else "quick" if given.quick else "full"
+    found = report(figures, verdicts, quick=given.quick, repeat=repeat)
+    write(found, given.results / f"{name}.json")
+    (given.results / f"{name}.svg").write_text(chart(found), encoding="utf-8")
+    print(f"\nwritten: {name}.json and {name}.svg in {given.results.name}/")
+
+
+if __name__ == "__main__":
+    main()

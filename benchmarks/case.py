@@ -1,0 +1,90 @@
+"""A case: what a contender is given to do, and what one measurement of it answers."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from benchmarks.form import Form
+
+__all__ = ("Case", "Sample", "ScenarioName", "Unit")
+
+ScenarioName = Literal[
+    "chain",
+    "fan-out",
+    "replay",
+    "threads",
+    "payloads",
+    "run",
+    "growth",
+    "million",
+    "import",
+]
+Unit = Literal["µs a task", "µs a run", "MiB", "ms"]
+
+
+class Case(Struct, frozen=True):
+    """One line of work: the same for each contender that takes it.
+
+    ``size`` counts tasks, except for ``run``, where it counts the runs of each caller, and for
+    ``threads``, where it counts threads of `TASKS_A_THREAD` tasks. ``recorded`` is how many
+    results the thread already holds.
+    """
+
+    scenario: ScenarioName
+    size: int
+    form: Form = "chain"
+    callers: int = 1
+    recorded: int = 0
+
+    TASKS_A_THREAD = 5
+
+    @property
+    def unit(self) -> Unit:
+        """What the cost of a sample of this case is counted in."""
+        match self.scenario:
+            case "run":
+                return "µs a run"
+            case "million":
+                return "MiB"
+            case "import":
+                return "ms"
+            case _:
+                return "µs a task"
+
+    @property
+    def title(self) -> str:
+        """The case in words, as the table and the chart show it."""
+        forms = {"chain": "one by one", "gather": "gather", "group": "task group", "map": "map"}
+        match self.scenario:
+            case "chain":
+                return f"chain of {self.size:,}"
+            case "fan-out":
+                return f"fan-out of {self.size:,}, {forms[self.form]}"
+            case "replay" if self.form == "chain":
+                return f"replay of a chain of {self.size:,}"
+            case "replay":
+                return f"replay of a fan-out of {self.size:,}, {forms[self.form]}"
+            case "threads":
+                return f"{self.size:,} threads of {self.TASKS_A_THREAD}, {self.callers} in flight"
+            case "payloads":
+                return f"{self.size:,} payloads of 64 KiB, {forms[self.form]}"
+            case "run":
+                return f"run of one task, {self.callers} caller" + "s" * (self.callers > 1)
+            case "growth":
+                shape = "chain" if self.form == "chain" else "fan-out"
+                return f"{shape} of {self.size:,} on a thread that holds {self.recorded:,}"
+            case "million":
+                return f"{self.size:,} items through map, growth of memory"
+            case "import":
+                return "import in a fresh interpreter"
+
+
+class Sample(Struct, frozen=True):
+    """One measurement: its cost in the case's unit, and the wall-clock seconds it took.
+
+    The cost of a ``run`` case is the median over its runs; ``p99`` is set for it alone.
+    """
+
+    cost: float
+    seconds: float
+    p99: float | None = None

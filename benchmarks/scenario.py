@@ -1,0 +1,89 @@
+"""What is measured: each scenario with its cases and the contenders that take them."""
+
+from typing import get_args
+
+from msgspec import Struct
+
+from benchmarks.case import Case, ScenarioName
+from benchmarks.contenders import Contender
+from benchmarks.form import Form
+
+__all__ = ("SCENARIOS", "Scenario", "scenarios", "takes")
+
+SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
+
+FAN_OUTS: tuple[Form, ...] = ("gather", "group", "map")
+FULL_ONLY = {"taskflow-full", "floor-f-full"}
+
+
+class Scenario(Struct, frozen=True):
+    """Cases that one set of worker processes is given, case after case."""
+
+    name: ScenarioName
+    cases: tuple[Case, ...]
+
+
+def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
+    """All that is measured; with ``quick`` less of each."""
+    replays: tuple[Form, ...] = ("chain", *FAN_OUTS)
+    sizes = (1_000, 10_000)
+    held = (0, 10_000, 100_000)
+    return (
+        Scenario("chain", (Case("chain", 300 if quick else 1_000),)),
+        Scenario("fan-out", tuple(Case("fan-out", n, form) for n in sizes for form in FAN_OUTS)),
+        Scenario(
+            "replay",
+            tuple(
+                Case("replay", size, form)
+                for size in (sizes if quick else (10_000,))
+                for form in replays
+            ),
+        ),
+        Scenario("threads", (Case("threads", 200 if quick else 500, callers=100),)),
+        Scenario(
+            "payloads",
+            tuple(Case("payloads", 100 if quick else 200, form) for form in ("chain", "gather")),
+        ),
+        Scenario(
+            "run",
+            (
+                Case("run", 100 if quick else 300, callers=1),
+                Case("run", 10 if quick else 40, callers=50),
+            ),
+        ),
+        Scenario(
+            "growth",
+            (
+                *(Case("growth", 200 if quick else 500, "chain", recorded=n) for n in held),
+                *(Case("growth", 2_000, "gather", recorded=n) for n in held),
+            ),
+        ),
+        Scenario("million", (Case("million", 100_000 if quick else 1_000_000, "map"),)),
+        Scenario("import", (Case("import", 1),)),
+    )
+
+
+def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
+    """Whether this contender is given this case.
+
+    Peers have one way to fan out, and the largest cases take some of them minutes: not in
+    ``quick``. Floors are left out where they have nothing to do.
+    """
+    match case.scenario:
+        case "import":
+            return False
+        case "million":
+            return contender.name in FULL_ONLY
+        case "growth":
+            return contender.name in {*FULL_ONLY, "taskflow-async"}
+        case "replay" if contender.family in {"floor_bare", "floor_raw"}:
+            return False
+        case "replay" if contender.name in {"taskflow-normal", "taskflow-async", "floor-f-normal"}:
+            # A replay commits twice, whatever its length.
+            return False
+        case "fan-out" | "replay" if contender.kind == "peer":
+            return case.form in {"chain", "gather"} and not (quick and case.size > 1_000)
+        case "fan-out" if contender.family == "floor_raw":
+            return case.form == "gather" and not (quick and case.size > 1_000)
+        case _:
+            return True

@@ -1,0 +1,107 @@
+"""The suite: every contender once, then every contender again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from time import perf_counter
+
+from msgspec import Struct
+
+from benchmarks.case import Case
+from benchmarks.contenders import Contender
+from benchmarks.figure import Figure
+from benchmarks.interpreter import IMPORTS, import_time
+from benchmarks.process import WorkerProcess
+from benchmarks.scenario import Scenario, takes
+
+__all__ = ("Step", "Suite")
+
+
+class Step(Struct, frozen=True):
+    """What is being measured now, for whoever shows progress."""
+
+    case: Case
+    contender: str
+    round: int
+
+
+class Suite(Struct):
+    """How to measure: ``repeat`` rounds over each case, databases in ``folder``.
+
+    A case that took a contender more than ``slow`` seconds is measured once for it, and one that
+    takes more than ``limit`` seconds is given up.
+    """
+
+    scenarios: tuple[Scenario, ...]
+    contenders: tuple[Contender, ...]
+    repeat: int
+    folder: Path
+    quick: bool
+    slow: float = 45.0
+    limit: float = 1_200.0
+
+    def steps(self) -> int:
+        """How many samples there are to take, if nothing is slow."""
+        return sum(
+            self.repeat * len(IMPORTS if case.scenario == "import" else self.contenders_of(case))
+            for scenario in self.scenarios
+            for case in scenario.cases
+        )
+
+    def contenders_of(self, case: Case) -> list[Contender]:
+        return [one for one in self.contenders if takes(one, case, quick=self.quick)]
+
+    def measure(self, show: Callable[[Step], None]) -> Iterator[Figure]:
+        """The figures, case by case."""
+        for scenario in self.scenarios:
+            if scenario.name == "import":
+                yield from self.measure_imports(scenario.cases[0], show)
+                continue
+            with ExitStack() as stack:
+                workers = {
+                    one.name: stack.enter_context(closing(WorkerProcess(one.name, self.folder)))
+                    for one in self.contenders
+                }
+                for case in scenario.cases:
+                    yield from self.measure_case(case, workers, show)
+
+    def measure_case(
+        self, case: Case, workers: dict[str, WorkerProcess], show: Callable[[Step], None]
+    ) -> list[Figure]:
+        figures = {one.name: Figure(case, one.name, one.fsync) for one in self.contenders_of(case)}
+        done: set[str] = set()
+        # The growth of memory is that of a fresh process.
+        for number in range(1, 2 if case.scenario == "million" else self.repeat + 1):
+            for name, figure in figures.items():
+                show(Step(case, name, number))
+                if name in done:
+                    continue
+                started = perf_counter()
+                answer = workers[name].ask(case, self.limit)
+                if answer.sample is None:
+                    figure.note = answer.error
+                    done.add(name)
+                    continue
+                figure.samples.append(answer.sample)
+                figure.pragmas = answer.pragmas
+                if perf_counter() - started > self.slow:
+                    done.add(name)
+        return list(figures.values())
+
+    def measure_imports(self, case: Case, show: Callable[[Step], None]) -> list[Figure]:
+        figures = {label: Figure(case, label, "") for label in IMPORTS}
+        # Once more than is kept: the first import writes byte code.
+        for number in range(self.repeat + 1):
+            for label, modules in IMPORTS.items():
+                if figures[label].note:
+                    continue
+                if number:
+                    show(Step(case, label, number))
+                try:
+                    sample = import_time(modules)
+                except ImportError as error:
+                    figures[label].note = str(error)
+                    continue
+                if number:
+                    figures[label].samples.append(sample)
+        return list(figures.values())

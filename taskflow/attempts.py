@@ -1,0 +1,224 @@
+"""The attempts of one call: a body, a timeout, and the policy that decides about the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import traceback
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+import anyio
+from msgspec import Struct
+
+from taskflow import failures
+from taskflow.definitions import BodyKind, Definition
+from taskflow.errors import TaskTimeout
+from taskflow.records import CurrentCall
+from taskflow.retry import first_match
+from taskflow.runs import FRAME, REMOTE, Frame, Run, current
+from taskflow.workers import TimedOut, call_in_process
+
+__all__ = ("Outcome", "attempt_all", "is_cancellation")
+
+T = TypeVar("T")
+
+# Never recorded: they end the process, a generator, or the task; not the call.
+UNRECORDED = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+class Outcome(Struct):
+    """What the attempts of a call came to."""
+
+    attempts: int
+    payload: bytes
+    value: Any = None
+    failure: failures.Failure | None = None
+    error: BaseException | None = None  # as the body raised it
+
+
+async def attempt_all(
+    definition: Definition[..., Any, Any],
+    run: Run,
+    digest: bytes,
+    call_id: str | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    keeps: bool = False,
+) -> Outcome:
+    """Execute a call as often as its policies say.
+
+    Raises only what must not be recorded: a cancellation, what ends the process, and what breaks
+    the run.
+    """
+    codec = definition.codec
+    policies = definition.policies
+    attempt = 1
+    while True:
+        frame = Frame(
+            run,
+            digest,
+            call_id,
+            attempt=attempt,
+            is_task=call_id is not None and not definition.is_workflow,
+            keeps=keeps or bool(policies),
+        )
+        baseline = _cancel_requests()
+        try:
+            value = await _attempt(definition, frame, args, kwargs)
+            payload, value = codec.round_trip(value)
+            return Outcome(attempt, payload, value)
+        except UNRECORDED:
+            raise
+        except BaseException as error:
+            if run.broken is not None or run.unwinding or is_cancellation(error, baseline):
+                raise
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                raise
+            marks = list(failures.marks_in(error, run))
+            ended_by = tuple(
+                dict.fromkeys(each for mark in marks for each in (mark.task_id, *mark.ended_by))
+            )
+            given_up = any(mark.given_up for mark in marks)
+            policy = None if given_up else first_match(policies, error)
+            if policy is None or attempt >= policy.max_attempts:
+                given_up = given_up or bool(policies)
+                failure = failures.record(error, ended_by, given_up)
+                return Outcome(attempt, failure.encode(), None, failure, error)
+            delay = policy.drawn_delay_after(attempt)
+            if ended_by:
+                await run.unrecord(ended_by)
+        await anyio.sleep(delay)
+        attempt += 1
+
+
+def is_cancellation(error: BaseException, baseline: int) -> bool:
+    """Whether ``error`` comes from a cancellation of this task since ``baseline`` was taken."""
+    if isinstance(error, asyncio.CancelledError):
+        return _cancel_requests() > baseline
+    if isinstance(error, BaseExceptionGroup):
+        return not isinstance(error, Exception)
+    return isinstance(error, anyio.get_cancelled_exc_class())
+
+
+def _cancel_requests() -> int:
+    """How often this task was asked to cancel (asyncio); trio raises Cancelled for no other reason."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return 0 if task is None else task.cancelling()
+
+
+async def _attempt(
+    definition: Definition[..., Any, Any], frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    slots = frame.run.scheduler.slots
+    if frame.is_task:
+        if not slots.try_take():
+            await slots.take()
+        frame.holds_slot = True
+    try:
+        if definition.timeout is None:
+            return await _body(definition, frame, args, kwargs)
+        return await _timed_body(definition, definition.timeout, frame, args, kwargs)
+    finally:
+        frame.end()
+        if frame.in_flight and frame.is_task:
+            await frame.run.end_strays(frame)
+
+
+async def _timed_body(
+    definition: Definition[..., Any, Any],
+    limit: float,
+    frame: Frame,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    begun = anyio.current_time()
+    if definition.kind is BodyKind.THREAD:
+        try:
+            return await _body(definition, frame, args, kwargs)
+        except TimedOut:
+            pass
+    else:
+        with anyio.move_on_after(limit) as scope:
+            return await _body(definition, frame, args, kwargs)
+        assert scope.cancelled_caught
+    raise TaskTimeout(definition.name, limit, anyio.current_time() - begun)
+
+
+async def _body(
+    definition: Definition[..., Any, Any], frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    context = copy_context()
+    context.run(FRAME.set, frame)
+    kind = definition.kind
+    fn = definition.fn
+    if kind is BodyKind.COROUTINE:
+        return await _stepped(fn(*args, **kwargs), context)
+    if kind is BodyKind.GENERATOR:
+        return await _stepped(_collect(fn(*args, **kwargs)), context)
+    if kind is BodyKind.THREAD:
+        return await frame.run.scheduler.threads.call(
+            context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.cancel
+        )
+    return await _in_process(definition, args, kwargs, context.run(current))
+
+
+@types.coroutine
+def _stepped(body: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any, T]:
+    """Execute ``body`` in this task, step by step, each step in ``context``."""
+    run = context.run
+    step: Callable[..., Any] = body.send
+    sent: Any = None
+    while True:
+        try:
+            awaited = run(step, sent)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        try:
+            sent = yield awaited
+            step = body.send
+        except GeneratorExit:
+            run(body.close)
+            raise
+        except BaseException as error:
+            sent = error
+            step = body.throw
+
+
+async def _collect(items: AsyncIterator[T]) -> list[T]:
+    return [item async for item in items]
+
+
+async def _in_process(
+    definition: Definition[..., Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    position: CurrentCall,
+) -> Any:
+    module, qualname = definition.fn.__module__, definition.fn.__qualname__
+    succeeded, payload, trace = await call_in_process(
+        _execute_remotely, module, qualname, args, kwargs, position
+    )
+    if succeeded:
+        return definition.codec.decode(payload)
+    error = failures.rebuild(failures.Failure.parse(payload))
+    error.add_note(f"In the worker process:\n{trace}")
+    raise error
+
+
+def _execute_remotely(
+    found: Any, args: tuple[Any, ...], kwargs: dict[str, Any], position: CurrentCall
+) -> tuple[bool, bytes, str]:
+    """What a worker process does: the body, and the encoding of what it came to."""
+    definition = found if isinstance(found, Definition) else Definition(found)
+    REMOTE.set(position)
+    try:
+        return True, definition.codec.round_trip(definition.fn(*args, **kwargs))[0], ""
+    except Exception as error:
+        return False, failures.record(error).encode(), traceback.format_exc()

@@ -1,0 +1,358 @@
+"""`Call`: one use of a task or workflow with its arguments, to be awaited once.
+
+Its identity is taken when it is made; nothing executes before it is awaited or scheduled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Coroutine, Generator
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.from_thread
+
+from taskflow import failures
+from taskflow.attempts import Outcome, attempt_all
+from taskflow.codec import decode_plain, encode_plain
+from taskflow.definitions import Definition
+from taskflow.errors import SerializationError
+from taskflow.identity import canonical_arguments
+from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
+from taskflow.runs import FRAME, Frame, Tally
+
+__all__ = ("ARGUMENTS_LIMIT", "Call", "RecordedCall", "capped")
+
+T_co = TypeVar("T_co", covariant=True)
+
+ARGUMENTS_LIMIT = 4096  # bytes of JSON that are kept of a call's arguments, to be shown
+
+
+class Call(Coroutine[Any, Any, T_co]):
+    """A call that can be awaited, gathered, scheduled or waited for, once."""
+
+    __slots__ = ("__weakref__", "_steps", "frame", "id")
+
+    id: str
+    frame: Frame | None
+
+    def _execute(self) -> Generator[Any, Any, T_co]:
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        if self._steps is not None:
+            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+        self._steps = steps = self._execute()
+        return steps
+
+    def send(self, value: Any, /) -> Any:
+        """Execute up to the next suspension (the coroutine protocol)."""
+        steps = self._steps
+        if steps is None:
+            self._steps = steps = self._execute()
+        return steps.send(value)
+
+    def throw(
+        self,
+        typ: Any,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+        /,
+    ) -> Any:
+        """Raise an exception where it is suspended (the coroutine protocol)."""
+        if self._steps is None:
+            self._steps = self._execute()
+        if tb is not None and isinstance(typ, BaseException):
+            typ = typ.with_traceback(tb)
+        return self._steps.throw(typ if isinstance(typ, BaseException) else typ(val))
+
+    def close(self) -> None:
+        """Give it up (the coroutine protocol): it will never execute."""
+        if self._steps is None:
+            self._steps = self._execute()
+        self._steps.close()
+
+    def result(self) -> T_co:
+        """Wait for the call in a worker thread: what ``await`` gives, in a ``def`` body.
+
+        Raises RuntimeError on the event loop's own thread, which it would block.
+        """
+        if self.frame is None:
+            raise RuntimeError(f"{self.id} belongs to no run: give it to Runtime.run()")
+        loop = self.frame.run.scheduler.loop
+        if threading.get_ident() == loop.thread:
+            raise RuntimeError(
+                f"result() would block the event loop that is to execute {self.id}: await the call"
+            )
+
+        async def wait() -> T_co:
+            return await self
+
+        return anyio.from_thread.run(wait, token=loop.token)
+
+    def __del__(self) -> None:
+        if getattr(self, "_steps", self) is None:
+            where = f" on thread {self.frame.run.thread_id!r}" if self.frame else ""
+            warnings.warn(
+                f"{self.id}{where} was never awaited, and did not execute",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
+class RecordedCall(Call[T_co], Generic[T_co]):
+    """A call of a task, or of a workflow inside another one, whose outcome is recorded."""
+
+    __slots__ = (
+        "_args",
+        "_canonical",
+        "_definition",
+        "_digest",
+        "_host",
+        "_identity",
+        "_kwargs",
+        "_twin",
+    )
+
+    def __init__(
+        self,
+        definition: Definition[..., Any, T_co],
+        frame: Frame,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        canonical: bytes | None = None,
+    ) -> None:
+        run = frame.run
+        name = definition.name
+        run.claim_name(name, definition.where)
+        if canonical is not None:
+            identity = canonical
+        elif definition.key is not None:
+            identity = encode_plain(_key_of(definition, args, kwargs))
+        else:
+            arguments = definition.binder.bind(args, kwargs)
+            canonical, types = canonical_arguments(arguments, name)
+            identity = canonical + types
+        self.frame: Frame = frame
+        self._definition = definition
+        self._args = args
+        self._kwargs = kwargs
+        self._canonical = canonical
+        self._identity = identity
+        self._twin: str | None = None
+        self._host: Any = None
+        part = frame.digest + definition.part + identity
+        digest = blake2b(part, digest_size=16).digest()
+        seen = frame.seen
+        if seen is None:
+            frame.seen = {digest}
+        elif digest not in seen:
+            seen.add(digest)
+        else:
+            digest = self._take_occurrence(part, digest)
+        self._digest = digest
+        self.id = f"{name}:{digest.hex()}"
+        self._steps = None  # from here on, __del__ has something to say
+
+    def __repr__(self) -> str:
+        return f"<call {self.id}>"
+
+    def cancel(self) -> None:
+        """Cancel whoever executes this call."""
+        if self._host is not None:
+            self._host.cancel()
+
+    def _take_occurrence(self, part: bytes, first: bytes) -> bytes:
+        """The digest of one more equal call under the same parent."""
+        if self.frame.repeats is None:
+            self.frame.repeats = {}
+        name = self._definition.name
+        count, self._twin = self.frame.repeats.get(first, (0, f"{name}:{first.hex()}"))
+        count += 1
+        digest = blake2b(b"%b\n%d" % (part, count), digest_size=16).digest()
+        self.frame.repeats[first] = (count, f"{name}:{digest.hex()}")
+        return digest
+
+    def _execute(self) -> Generator[Any, Any, T_co]:
+        awaiting = FRAME.get()
+        run = self.frame.run
+        if awaiting is not None and awaiting.run is not run:
+            raise RuntimeError(
+                f"{self.id} was made in run {run.run_id!r} on thread {run.thread_id!r} and cannot "
+                f"be awaited in run {awaiting.run.run_id!r} on thread {awaiting.run.thread_id!r}"
+            )
+        recorded = self.recall()
+        if recorded is not None:
+            return self.replay(recorded)
+        return (yield from self.execute_for(None).__await__())
+
+    def recall(self) -> Recorded | None:
+        """What is recorded of this call, which counts as awaited from here on."""
+        if self._steps is None:
+            self._steps = self
+        run = self.frame.run
+        return run.recall(self.id, self.frame) if run.is_open else None
+
+    def replay(self, recorded: Recorded) -> T_co:
+        """The recorded result; or raise the recorded failure."""
+        if recorded.kind == RESULT:
+            return self._definition.codec.decode(recorded.payload)  # type: ignore[no-any-return]
+        raise self._failure(failures.Failure.parse(recorded.payload))
+
+    async def execute_for(self, tally: Tally | None) -> T_co:
+        """Execute the call; its commit is awaited by whoever keeps the tally."""
+        loop = self.frame.run.scheduler.loop
+        if loop.is_asyncio:
+            self._host = loop.host()
+            return await self._record(tally)
+        with anyio.CancelScope() as self._host:
+            return await self._record(tally)
+        raise RuntimeError(f"{self.id} was left executing when its run ended")
+
+    async def _record(self, tally: Tally | None) -> T_co:
+        frame = self.frame
+        run = frame.run
+        if not run.is_open or frame.is_cancelled:
+            await run.check_open(frame)
+        if run.gate is not None:
+            await run.gate.wait(self.id, capped(self._canonical))
+        if self._twin is not None and self._twin in run.executing:
+            run.warn_of_twins(self._definition.name)
+        run.begin(self)
+        frame.enter_call()
+        try:
+            cache = self._definition.cache
+            if cache is None:
+                outcome = await self._perform(tally, None)
+            else:
+                key = self._cache_key()
+                async with run.cache.flight(self._definition.name, key):
+                    outcome = await self._perform_cached(key)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                await frame.leave_call()
+            else:
+                frame.in_flight -= 1
+            raise
+        finally:
+            run.end(self)
+        await frame.leave_call()
+        if outcome.failure is not None:
+            raise self._failure(outcome.failure, outcome.error)
+        return outcome.value  # type: ignore[no-any-return]
+
+    async def _perform(self, tally: Tally | None, cache_key: str | None) -> Outcome:
+        definition = self._definition
+        frame = self.frame
+        started = time.time()
+        outcome = await attempt_all(
+            definition,
+            frame.run,
+            self._digest,
+            self.id,
+            self._args,
+            self._kwargs,
+            keeps=frame.keeps,
+        )
+        cached: CacheEntry | None = None
+        if cache_key is not None and outcome.failure is None:
+            assert definition.cache is not None
+            cached = definition.cache.entry(definition.name, cache_key, outcome.payload, time.time())
+        await self._commit(outcome, started, cached, tally)
+        return outcome
+
+    async def _perform_cached(self, key: str) -> Outcome:
+        definition = self._definition
+        started = time.time()
+        payload = await self.frame.run.cache.find(definition.name, key, started)
+        if payload is None:
+            return await self._perform(None, key)
+        try:
+            outcome = Outcome(0, payload, definition.codec.decode(payload))
+        except SerializationError:  # its annotation changed since
+            return await self._perform(None, key)
+        await self._commit(outcome, started, None, None)
+        return outcome
+
+    async def _commit(
+        self, outcome: Outcome, started: float, cached: CacheEntry | None, tally: Tally | None
+    ) -> None:
+        frame = self.frame
+        checkpoint = frame.run.checkpoint(
+            self.id,
+            frame.call_id,
+            self._definition.name,
+            RESULT if outcome.failure is None else ERROR,
+            outcome.payload,
+            self._shown_arguments(),
+            outcome.attempts,
+            started,
+        )
+        await frame.run.commit(
+            checkpoint,
+            frame,
+            self._definition.durability,
+            cached,
+            tally if outcome.failure is None else None,
+        )
+
+    def _cache_key(self) -> str:
+        definition = self._definition
+        assert definition.cache is not None
+        if definition.cache.key is not None:
+            key = definition.cache.key(*self._args, **self._kwargs)
+            if not isinstance(key, str):
+                raise TypeError(f"the cache key of {definition.name} must be text, got {key!r}")
+            return key
+        return blake2b(definition.part + self._identity, digest_size=16).hexdigest()
+
+    def _shown_arguments(self) -> str | None:
+        if self._canonical is not None:
+            return capped(self._canonical)
+        arguments = self._definition.binder.bind(self._args, self._kwargs)
+        shown: dict[str, Any] = {}
+        for name, value in arguments.items():
+            try:
+                shown[name] = decode_plain(encode_plain(value))
+            except Exception:
+                shown[name] = f"<{type(value).__qualname__}>"
+        return capped(encode_plain(shown))
+
+    def _failure(
+        self, failure: failures.Failure, original: BaseException | None = None
+    ) -> Exception:
+        """The exception to raise: as every rerun will meet it, now with what led to it."""
+        error = failures.rebuild(failure)
+        mark = failures.Mark(
+            self.frame.run, self.id, tuple(failure.ended_by), failure.given_up
+        )
+        failures.set_mark(error, mark)
+        if original is not None:
+            error.__traceback__ = original.__traceback__
+            error.__cause__ = original.__cause__
+            error.__context__ = original.__context__
+            error.__suppress_context__ = original.__suppress_context__
+        return error
+
+
+def capped(canonical: bytes | None) -> str | None:
+    """Arguments as they are kept to be shown: JSON, or a JSON text of its beginning."""
+    if canonical is None or len(canonical) <= ARGUMENTS_LIMIT:
+        return canonical.decode() if canonical is not None else None
+    beginning = canonical[:ARGUMENTS_LIMIT].decode(errors="ignore")
+    return encode_plain(f"{beginning}…").decode()
+
+
+def _key_of(
+    definition: Definition[..., Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    assert definition.key is not None
+    key = definition.key(*args, **kwargs)
+    if not isinstance(key, str):
+        raise TypeError(f"the key of {definition.name} must be text, got {key!r}")
+    return key

@@ -1,0 +1,333 @@
+"""Values to bytes and back: the one door to ``msgspec.json``.
+
+A `Codec` belongs to one annotation. What it encodes it decodes again at once and compares, so that
+the first run sees what every rerun will see, and what would not come back as it was is an error
+instead of a silent change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import marshal
+import math
+import re
+import sys
+from collections.abc import Mapping, Set
+from typing import Any, Final, Union, get_args, get_origin
+
+import msgspec
+
+from taskflow.errors import SerializationError
+
+__all__ = (
+    "NESTING_LIMIT",
+    "Codec",
+    "annotation_for",
+    "canonical_json",
+    "decode_plain",
+    "encode_plain",
+    "is_plain",
+    "nesting",
+)
+
+# Python 3.11 reads about 900 levels back from a shallow stack; 3.13 several thousand.
+NESTING_LIMIT: Final = 400
+
+SCALARS: Final = frozenset({int, str, bool, type(None)})
+NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
+STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+def _to_builtin(value: Any) -> Any:
+    """What msgspec is to encode in place of an object that it does not know: pydantic models."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    raise NotImplementedError(f"JSON has no form for objects of type {type(value).__qualname__}")
+
+
+def _from_builtin(annotation: type, value: Any) -> Any:
+    """The object of a type that msgspec does not know: pydantic models."""
+    if _is_pydantic(annotation):
+        return annotation.model_validate(value)  # type: ignore[attr-defined]
+    raise NotImplementedError(f"{annotation!r} cannot be read back from JSON")
+
+
+def _is_pydantic(annotation: object) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return (
+        pydantic is not None
+        and isinstance(annotation, type)
+        and issubclass(annotation, pydantic.BaseModel)
+    )
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_to_builtin)
+_sorting_encoder = msgspec.json.Encoder(enc_hook=_to_builtin, order="sorted")
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+encode_plain = _encoder.encode
+decode_plain = _decoder.decode
+canonical_json = _sorting_encoder.encode
+
+
+def nesting(payload: bytes) -> int:
+    """How deep the arrays and objects of a JSON text are nested, or at most `NESTING_LIMIT` + 1."""
+    if payload.count(b"[") + payload.count(b"{") <= NESTING_LIMIT:
+        return 0
+    # Each round takes the innermost pairs away; text that holds brackets leaves some over.
+    brackets = payload.translate(None, NOT_BRACKETS)
+    for depth in range(NESTING_LIMIT + 1):
+        if not brackets:
+            return depth
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    depth = deepest = 0
+    for token in STRING_OR_BRACKET.finditer(payload):
+        first = payload[token.start()]
+        if first in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first in b"]}":
+            depth -= 1
+    return deepest
+
+
+def is_plain(value: object) -> bool:
+    """Whether JSON carries ``value`` exactly, without any annotation."""
+    try:
+        payload = _encoder.encode(value)
+        return nesting(payload) <= NESTING_LIMIT and _same(value, _decoder.decode(payload))
+    except (TypeError, ValueError, RecursionError, NotImplementedError):
+        return False
+
+
+class Codec:
+    """Encodes and decodes the values of one annotation.
+
+    Raises SerializationError where nothing of that annotation could be read back.
+    """
+
+    def __init__(self, annotation: Any, what: str) -> None:
+        self.annotation = annotation
+        self._what = what
+        self._scalars = _scalars_of(annotation)
+        annotation = Any if annotation is object else annotation
+        try:
+            unreadable = _unreadable(annotation)
+            self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+                annotation, dec_hook=_from_builtin
+            )
+        except (TypeError, NotImplementedError, RecursionError) as error:
+            raise SerializationError(
+                f"{what} is annotated {_name(annotation)}, which cannot be read back from a "
+                f"record ({error}): annotate a type that msgspec decodes"
+            ) from error
+        if unreadable is not None:
+            raise SerializationError(
+                f"{what} is annotated {_name(annotation)}, and {_name(unreadable)} cannot be read "
+                "back from a record: return a Struct, a dataclass or builtin values instead"
+            )
+
+    def round_trip(self, value: Any) -> tuple[bytes, Any]:
+        """The recorded form of ``value``, and ``value`` as it is decoded from that.
+
+        Raises SerializationError, with the annotation to write, where the two differ.
+        """
+        if type(value) in self._scalars:
+            return self._encode(value), value
+
+        payload = self._encode(value)
+        if nesting(payload) > NESTING_LIMIT:
+            raise SerializationError(
+                f"{self._what} is nested more than {NESTING_LIMIT} levels deep, more than every "
+                "supported Python reads back: return a flatter value"
+            )
+        try:
+            decoded = self._decoder.decode(payload)
+        except (ValueError, RecursionError, NotImplementedError, TypeError) as error:
+            raise SerializationError(
+                f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
+                f"it would fit {annotation_for(value)}"
+            ) from error
+        if not _same(value, decoded):
+            raise SerializationError(self._difference(value, decoded))
+        return payload, decoded
+
+    def decode(self, payload: bytes) -> Any:
+        """The value of a recorded form.
+
+        Raises SerializationError where it does not fit the annotation, which changed since.
+        """
+        try:
+            return self._decoder.decode(payload)
+        except (ValueError, RecursionError, NotImplementedError, TypeError) as error:
+            raise SerializationError(
+                f"{self._what} was recorded as {payload[:200]!r}, which does not fit its "
+                f"annotation {_name(self.annotation)} any more: {error}; give the task a new "
+                "version=, or forget the record"
+            ) from error
+
+    def _encode(self, value: Any) -> bytes:
+        try:
+            return _encoder.encode(value)
+        except RecursionError as error:
+            raise SerializationError(
+                f"{self._what} holds itself, or is nested too deep for JSON"
+            ) from error
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+            raise SerializationError(
+                f"{self._what} is {_short(value)}, which cannot be recorded as JSON: {error}; "
+                f"return builtin values, a Struct or a dataclass, such as {annotation_for(value)}"
+            ) from error
+
+    def _difference(self, value: Any, decoded: Any) -> str:
+        where, before, after = difference(value, decoded, "") or ("", value, decoded)
+        reason = (
+            f"{self._what}{where and f', at {where},'} is {_short(before)} and would come back "
+            f"from its record as {_short(after)}"
+        )
+        if isinstance(before, float) and not math.isfinite(before):
+            return f"{reason}: JSON has no {before}; return None or text for it"
+        return f"{reason}: annotate it as -> {annotation_for(value)}"
+
+
+def _scalars_of(annotation: Any) -> frozenset[type]:
+    """The exact types whose values are their own decoded form under this annotation."""
+    if annotation is Any or annotation is object:
+        return SCALARS
+    if annotation is None:
+        return frozenset({type(None)})
+    members = get_args(annotation) if _is_union(annotation) else (annotation,)
+    if all(isinstance(member, type) and member in SCALARS for member in members):
+        return frozenset(members)
+    return frozenset()
+
+
+def _is_union(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return origin is Union or getattr(origin, "__name__", "") == "UnionType"
+
+
+def _unreadable(annotation: Any) -> Any:
+    """The first type inside ``annotation`` that JSON could not be decoded to, or None."""
+    seen: set[int] = set()
+    pending: list[Any] = [msgspec.inspect.type_info(annotation)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, msgspec.inspect.CustomType):
+            if not _is_pydantic(node.cls):
+                return node.cls
+        elif isinstance(node, list | tuple):
+            pending.extend(node)
+        elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            pending.extend(getattr(node, name) for name in node.__struct_fields__)
+    return None
+
+
+def _same(value: Any, decoded: Any) -> bool:
+    try:
+        # Exact builtins all the way down: their marshalled forms tell 1, 1.0 and True apart, and
+        # subclasses cannot be marshalled. 10x faster than walking both (version 2 has no back
+        # references, which depend on how often an object is shared).
+        if marshal.dumps(value, 2) == marshal.dumps(decoded, 2):
+            return True
+    except ValueError:
+        pass
+    return difference(value, decoded, "") is None
+
+
+def difference(value: Any, decoded: Any, where: str) -> tuple[str, Any, Any] | None:
+    """The first place in which two values differ, by type or by value: path, one, other."""
+    kind = type(value)
+    if kind is not type(decoded):
+        # An int is a float to every type checker (PEP 484): the same number comes back.
+        if kind is int and type(decoded) is float and value == decoded:
+            return None
+        return where, value, decoded
+    if kind is list or kind is tuple:
+        if len(value) != len(decoded):
+            return where, value, decoded
+        for index, (one, other) in enumerate(zip(value, decoded, strict=True)):
+            if found := difference(one, other, f"{where}[{index}]"):
+                return found
+        return None
+    if kind is dict:
+        if len(value) != len(decoded):
+            return where, value, decoded
+        for (key, one), (other_key, other) in zip(value.items(), decoded.items(), strict=True):
+            if key != other_key or type(key) is not type(other_key):
+                return where, value, decoded
+            if found := difference(one, other, f"{where}[{key!r}]"):
+                return found
+        return None
+    if isinstance(value, Set):
+        types = {type(member) for member in value}, {type(member) for member in decoded}
+        return None if value == decoded and types[0] == types[1] else (where, value, decoded)
+    names = fields_of(value)
+    if names:
+        for name in names:
+            one, other = getattr(value, name, None), getattr(decoded, name, None)
+            if found := difference(one, other, f"{where}.{name}"):
+                return found
+        return None
+    return None if value == decoded else (where, value, decoded)
+
+
+def fields_of(value: Any) -> tuple[str, ...]:
+    """The names of the fields of a Struct, dataclass, NamedTuple, attrs or pydantic object."""
+    kind = type(value)
+    if isinstance(value, msgspec.Struct):
+        return kind.__struct_fields__  # type: ignore[no-any-return, attr-defined]
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return tuple(kind._fields)
+    if hasattr(kind, "__attrs_attrs__"):
+        return tuple(field.name for field in kind.__attrs_attrs__)
+    if _is_pydantic(kind):
+        return tuple(kind.model_fields)
+    return ()
+
+
+def annotation_for(value: object, depth: int = 0) -> str:
+    """The annotation under which ``value`` would come back: what errors advise to write."""
+    kind = type(value)
+    if value is None:
+        return "None"
+    if depth > 3:
+        return "..."
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return kind.__qualname__
+    if isinstance(value, tuple):
+        members = ", ".join(annotation_for(member, depth + 1) for member in value[:5])
+        return f"tuple[{members or '()'}{', ...' if len(value) > 5 else ''}]"
+    if isinstance(value, list | Set):
+        name = "list" if isinstance(value, list) else kind.__name__
+        inner = sorted({annotation_for(member, depth + 1) for member in list(value)[:20]})
+        return f"{name}[{' | '.join(inner)}]" if inner else name
+    if isinstance(value, Mapping):
+        keys = sorted({annotation_for(key, depth + 1) for key in list(value)[:20]})
+        values = sorted({annotation_for(item, depth + 1) for item in list(value.values())[:20]})
+        return f"dict[{' | '.join(keys)}, {' | '.join(values)}]" if keys else "dict"
+    if isinstance(value, enum.Enum) or kind.__module__ != "builtins":
+        return kind.__qualname__
+    return kind.__name__
+
+
+def _name(annotation: Any) -> str:
+    return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = "?"
+    return f"{text[:80]}{'…' if len(text) > 80 else ''} ({type(value).__qualname__})"

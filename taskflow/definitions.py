@@ -1,0 +1,166 @@
+"""What a task and a workflow have in common: a function, and how its calls are told apart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
+
+from taskflow.cache import CachePolicy
+from taskflow.codec import Codec
+from taskflow.errors import SerializationError
+from taskflow.identity import Binder, name_part, where_of
+from taskflow.records import Durability
+from taskflow.retry import RetryPolicy
+
+__all__ = ("BodyKind", "Definition")
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+# Where a frame between a decorated function and `Definition` can be.
+DECORATING_MODULES: Final = ("taskflow.definitions", "taskflow.tasks", "taskflow.workflows")
+
+
+class BodyKind(Enum):
+    """How a body is executed."""
+
+    COROUTINE = "coroutine"  # stepped on the event loop
+    GENERATOR = "generator"  # the same, its items collected
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+class Definition(Generic[P, R_co, T_co]):
+    """A decorated function. ``fn`` is the function as it was written."""
+
+    is_workflow = False
+
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        *,
+        name: str | None = None,
+        version: str | int = "",
+        key: Callable[..., str] | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        timeout: float | None = None,
+        cache: CachePolicy | None = None,
+        executor: Literal["thread", "process"] | None = None,
+        durability: Durability | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"a function is needed, got {fn!r}")
+        self.fn = fn
+        self.name = _default_name(fn) if name is None else name
+        if not isinstance(self.name, str) or not self.name or self.name == "<lambda>":
+            raise ValueError("a name is needed: name='…'")
+        self.version = str(version)
+        self.where = where_of(fn)
+        self.key = key
+        self.policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
+        self.timeout = timeout
+        self.cache = cache
+        self.durability = durability
+        self.kind = _kind_of(fn, executor)
+        self.binder = Binder(fn, self.name)
+        self.part = name_part(self.name, self.version)
+        self._locals = _callers_locals(fn)
+        for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
+            if hasattr(fn, attribute):
+                setattr(self, attribute, getattr(fn, attribute))
+        self.__wrapped__ = fn
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()} {self.name}>"
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """Encodes and decodes results, by the return annotation.
+
+        Raises SerializationError where results of that annotation could not be read back.
+        """
+        annotation = self.annotations().get("return", Any)
+        if self.kind is BodyKind.GENERATOR:
+            items = typing.get_args(annotation)
+            annotation = list[items[0]] if items else list[Any]  # type: ignore[valid-type]
+        return Codec(annotation, f"the result of {self.name}()")
+
+    def annotations(self) -> dict[str, Any]:
+        """The annotations of the function, evaluated.
+
+        Raises SerializationError where a name in the return annotation is not known.
+        """
+        fn = _plain_function(self.fn)
+        found = dict(getattr(fn, "__annotations__", {}))
+        # A task records its result alone: what its parameters are annotated with may be unknown.
+        if not self.is_workflow:
+            found = {"return": found["return"]} if "return" in found else {}
+        try:
+            return typing.get_type_hints(
+                types.SimpleNamespace(__annotations__=found),
+                globalns=getattr(fn, "__globals__", {}),
+                localns=self._locals,
+                include_extras=True,
+            )
+        except (NameError, TypeError, AttributeError, SyntaxError) as error:
+            raise SerializationError(
+                f"{self.name}(): its annotations cannot be evaluated ({error}): import what they "
+                "name where the function is defined, not under TYPE_CHECKING"
+            ) from error
+
+
+def _default_name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    return str(name.rpartition("<locals>.")[2])
+
+
+def _plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = inspect.unwrap(fn)
+    if not (inspect.isroutine(fn) or inspect.isclass(fn)):
+        fn = type(fn).__call__
+    return fn
+
+
+def _kind_of(fn: Callable[..., Any], executor: str | None) -> BodyKind:
+    if executor not in (None, "thread", "process"):
+        raise ValueError(f'executor is "thread" or "process", got {executor!r}')
+    plain = _plain_function(fn)
+    if inspect.isgeneratorfunction(plain):
+        raise TypeError(f"{plain.__qualname__} is a generator: return a list, or make it async")
+    is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+    if is_async and executor is not None:
+        raise TypeError(
+            f"{plain.__qualname__} is async and executes on the event loop; executor= is for def"
+        )
+    if executor == "process":
+        if "<locals>" in where_of(fn) or not inspect.isfunction(fn):
+            raise TypeError(
+                f"a worker process finds {where_of(fn)} by module and qualified name: define it "
+                "at the top of a module"
+            )
+        return BodyKind.PROCESS
+    if inspect.isasyncgenfunction(plain):
+        return BodyKind.GENERATOR
+    return BodyKind.COROUTINE if is_async else BodyKind.THREAD
+
+
+def _callers_locals(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The names around a function that was defined inside another one, if it may need them."""
+    annotations = getattr(_plain_function(fn), "__annotations__", {})
+    if "<locals>" not in where_of(fn) or not any(isinstance(a, str) for a in annotations.values()):
+        return {}
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in DECORATING_MODULES:
+        frame = frame.f_back
+    return dict(frame.f_locals)

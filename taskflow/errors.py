@@ -1,0 +1,210 @@
+"""Every error that taskflow raises by itself, as one tree.
+
+TaskflowError
+├── NotInRun (RuntimeError)            a task was called where no run could record it
+├── ThreadBusy (RuntimeError)          somebody else executes this thread's run
+├── RunUnfinished (RuntimeError)       the thread's latest run has another input and has not ended
+├── RunNotFound (LookupError)          no such thread, run or recorded call
+├── RunCancelled (RuntimeError)        the run was cancelled for good
+├── UnknownWorkflow (LookupError)      a recorded run names a workflow this runtime was not given
+├── HistoryMismatch (RuntimeError)     what is recorded and what is asked do not belong together
+├── TaskNameConflict (ValueError)      one name, two functions, one run
+├── SerializationError (TypeError)     a value that would not come back as it was
+├── TaskFailed (RuntimeError)          stands for a recorded exception that cannot be rebuilt
+├── TaskTimeout (TimeoutError)         an attempt took longer than its limit
+├── LeaseLost (RuntimeError)           another runtime has taken this run over
+└── StoreError (RuntimeError)          the store could not read or write
+    ├── SchemaTooNew                   the file was written by a newer taskflow
+    └── CheckpointCorrupt              a row is not what was written
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "CheckpointCorrupt",
+    "HistoryMismatch",
+    "LeaseLost",
+    "NotInRun",
+    "RunCancelled",
+    "RunNotFound",
+    "RunUnfinished",
+    "SchemaTooNew",
+    "SerializationError",
+    "StoreError",
+    "TaskFailed",
+    "TaskNameConflict",
+    "TaskTimeout",
+    "TaskflowError",
+    "ThreadBusy",
+    "UnknownWorkflow",
+)
+
+
+class TaskflowError(Exception):
+    """Base of every error that taskflow raises by itself."""
+
+
+class NotInRun(TaskflowError, RuntimeError):
+    """Raised when a task is called where no run could record it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name}() was called outside a run: start one with Runtime.run() or "
+            f"Runtime.thread(), or call the plain function as {name}.fn()"
+        )
+
+
+class ThreadBusy(TaskflowError, RuntimeError):
+    """Raised when the thread's run is being executed and this call cannot join it.
+
+    ``same_run`` is true where it is an equal run of another process: one that can be waited for.
+    """
+
+    def __init__(self, thread_id: str, reason: str, *, same_run: bool = False) -> None:
+        self.thread_id = thread_id
+        self.same_run = same_run
+        super().__init__(
+            f"thread {thread_id!r} is busy: {reason}; "
+            + ("pass wait=True to wait for its result" if same_run else "try again when it has ended")
+        )
+
+
+class RunUnfinished(TaskflowError, RuntimeError):
+    """Raised when the thread's latest run has not ended and was given something else to do."""
+
+    def __init__(self, thread_id: str, run_id: str, reason: str) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        super().__init__(f"thread {thread_id!r} holds the unfinished run {run_id!r}: {reason}")
+
+
+class RunNotFound(TaskflowError, LookupError):
+    """Raised when a thread, a run or a recorded call is asked for that is not in the store."""
+
+    def __init__(self, thread_id: str, what: str = "a run") -> None:
+        self.thread_id = thread_id
+        super().__init__(f"the store holds no {what.removeprefix('a ')} on thread {thread_id!r}")
+
+
+class RunCancelled(TaskflowError, RuntimeError):
+    """Raised to whoever waits for, or asks again for, a run that was cancelled for good."""
+
+    def __init__(self, thread_id: str, run_id: str) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        super().__init__(
+            f"run {run_id!r} on thread {thread_id!r} was cancelled; that is final: "
+            "run the workflow again without this run_id to begin a new run"
+        )
+
+
+class UnknownWorkflow(TaskflowError, LookupError):
+    """Raised when a recorded run is to be continued whose workflow this runtime does not know."""
+
+    def __init__(self, thread_id: str, workflow: str) -> None:
+        self.thread_id = thread_id
+        self.workflow = workflow
+        super().__init__(
+            f"thread {thread_id!r} was run by the workflow {workflow!r}, which this runtime does "
+            f"not know: open it as Runtime(…, workflows=[{workflow}])"
+        )
+
+
+class HistoryMismatch(TaskflowError, RuntimeError):
+    """Raised when recorded history and the present call or code do not belong together."""
+
+    def __init__(self, thread_id: str, reason: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(f"thread {thread_id!r}: {reason}")
+
+
+class TaskNameConflict(TaskflowError, ValueError):
+    """Raised at the call when one run meets two functions under one task name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the task name {name!r} means {first} in this run and cannot mean {second} too: "
+            f"give one of them a name of its own, @task(name=…)"
+        )
+
+
+class SerializationError(TaskflowError, TypeError):
+    """Raised when a value would not come back from its record as it was."""
+
+
+class TaskFailed(TaskflowError, RuntimeError):
+    """Stands for a recorded failure whose exception cannot be rebuilt in this process.
+
+    ``exception_type`` is the original's ``module:qualname``, ``message`` its text.
+    """
+
+    def __init__(self, exception_type: str, message: str) -> None:
+        self.exception_type = exception_type
+        self.message = message
+        super().__init__(f"{exception_type}: {message}")
+
+
+class TaskTimeout(TaskflowError, TimeoutError):
+    """Raised when an attempt took longer than its ``limit`` (both in seconds)."""
+
+    def __init__(self, task_name: str, limit: float, elapsed: float) -> None:
+        self.task_name = task_name
+        self.limit = limit
+        self.elapsed = elapsed
+        super().__init__(
+            f"{task_name} was stopped after {elapsed:.3g} s: its timeout is {limit:g} s an attempt"
+        )
+
+
+class LeaseLost(TaskflowError, RuntimeError):
+    """Raised when a commit was refused because another runtime has taken this run over."""
+
+    def __init__(self, thread_id: str, run_id: str) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        super().__init__(
+            f"run {run_id!r} on thread {thread_id!r} was taken over by another runtime; nothing "
+            "more is written here: its result comes from there, or from running it again"
+        )
+
+
+class StoreError(TaskflowError, RuntimeError):
+    """Raised when the store could not read or write.
+
+    ``row_at_fault`` is true where the rows of the batch, not the store, were refused: another
+    batch may well succeed.
+    """
+
+    row_at_fault = False
+
+
+class SchemaTooNew(StoreError):
+    """Raised when a database was written by a newer taskflow; it is left untouched."""
+
+    def __init__(self, where: str, found: int, supported: int) -> None:
+        self.found = found
+        self.supported = supported
+        super().__init__(
+            f"{where} has schema {found}, and this taskflow reads schemas up to {supported}: "
+            "upgrade taskflow, or use another file"
+        )
+
+
+class CheckpointCorrupt(StoreError):
+    """Raised when a row is not what was written: its checksum or its JSON does not fit."""
+
+    def __init__(self, thread_id: str, run_id: str, task_id: str | None, reason: str) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        self.task_id = task_id
+        what = f"the record of {task_id}" if task_id else "the record"
+        way_out = (
+            f"restore the file, or drop the record with forget({thread_id!r}, {task_id!r})"
+            if task_id
+            else "restore the file from a backup"
+        )
+        super().__init__(
+            f"{what} in run {run_id!r} on thread {thread_id!r} is damaged ({reason}): {way_out}"
+        )

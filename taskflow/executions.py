@@ -1,0 +1,233 @@
+"""One run of a workflow while this runtime executes it, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from taskflow.attempts import attempt_all
+from taskflow.errors import RunCancelled
+from taskflow.journal import Journal
+from taskflow.loops import Latch, uninterrupted
+from taskflow.records import Claim, Claimed, Finish, RunStatus
+from taskflow.runs import Run, again
+from taskflow.workflows import Workflow
+
+__all__ = ("Execution", "RunHandle")
+
+T = TypeVar("T")
+
+
+class Execution:
+    """Claims a run, executes its workflow, and ends or releases the run.
+
+    Equal calls join it; when the last of those who wait is cancelled, so is the execution.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        workflow: Workflow[..., Any, Any],
+        journal: Journal,
+        open_run: Callable[[Claimed], Run],
+    ) -> None:
+        self.claim = claim
+        self.workflow = workflow
+        self.waiters = 0
+        self.waits_for: list[Execution] = []  # those that its own body waits for
+        self.begun = Latch()  # the run is ours, or answered, or refused
+        self.ended = Latch()
+        self.run_id = claim.run_id
+        self.status = RunStatus.RUNNING
+        self._journal = journal
+        self._open_run = open_run
+        self._payload: bytes | None = None
+        self._error: BaseException | None = None
+        self._error_was_raised = False
+        self._run: Run | None = None
+        self._scope = anyio.CancelScope()
+        self._unwinding = False
+        self._final = False
+
+    @property
+    def run(self) -> Run | None:
+        """The run, once it is ours."""
+        return self._run
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether it was cancelled: who comes now waits for its end, and continues the run."""
+        return self._unwinding
+
+    def answers(self, claim: Claim) -> bool:
+        """Whether ``claim`` asks for what is executed here."""
+        same_run = claim.run_id is None or claim.run_id == self.run_id
+        return same_run and claim.fingerprint == self.claim.fingerprint
+
+    def leads_to(self, other: Execution) -> bool:
+        """Whether its body waits for ``other``, by however many steps, or is it."""
+        return self is other or any(each.leads_to(other) for each in self.waits_for)
+
+    async def wait(self) -> Any:
+        """The workflow's result, decoded anew for each who waits.
+
+        A cancelled waiter leaves; the last one stays until the execution has been unwound.
+        """
+        self.waiters += 1
+        try:
+            await self.ended.wait()
+        except BaseException:
+            self.waiters -= 1
+            if self.waiters == 0 and not self.ended.done():
+                self.cancel()
+                await uninterrupted(self.ended)
+            raise
+        self.waiters -= 1
+        return self.outcome()
+
+    def outcome(self) -> Any:
+        """What the execution came to, once it has ended."""
+        if self._error is not None:
+            if self._error_was_raised:
+                raise again(self._error)
+            self._error_was_raised = True
+            raise self._error
+        assert self._payload is not None
+        return self.workflow.codec.decode(self._payload)
+
+    def cancel(self, *, final: bool = False) -> None:
+        """Unwind it; with ``final`` the run is over for good, else anybody may continue it."""
+        self._unwinding = True
+        self._final = self._final or final
+        if self._run is not None:
+            self._run.unwinding = True
+        self._scope.cancel()
+
+    async def main(self) -> None:
+        """Execute it all; what it came to is kept, never raised."""
+        try:
+            with self._scope:
+                await self._main()
+        except BaseException as error:
+            if self._error is None and self._payload is None:
+                self._error = error
+        finally:
+            if self._error is None and self._payload is None:
+                key = self.claim.thread_id, self.run_id or ""
+                self._error = RunCancelled(*key)
+            if not self.begun.done():
+                self.begun.set_result()
+            self.ended.set_result()
+
+    async def _main(self) -> None:
+        claimed = await self._journal.claim(self.claim)
+        row = claimed.row
+        self.run_id = row.run_id
+        if claimed.is_answer:
+            self._payload = row.result
+            self.status = RunStatus.SUCCESS
+            return
+        run = self._run = self._open_run(claimed)
+        run.scope = self._scope
+        run.unwinding = self._unwinding
+        self.begun.set_result()
+        try:
+            if not claimed.is_new:
+                await run.load()
+            finish = await self._execute(run)
+        except BaseException as error:
+            run.unwinding = run.unwinding or not isinstance(error, Exception)
+            finish = Finish(run.key, RunStatus.RUNNING, time.time())
+            self._error = error
+        with anyio.CancelScope(shield=True):
+            await self._conclude(run, finish)
+
+    async def _execute(self, run: Run) -> Finish:
+        """Execute the workflow's body; how the run ends by it."""
+        workflow = self.workflow
+        args, kwargs = workflow.decode_input(run.row.input)
+        root = run.root()
+        outcome = await attempt_all(workflow, run, root.digest, None, args, kwargs)
+        if outcome.failure is not None:
+            assert outcome.error is not None
+            self._error = outcome.error
+            return Finish(
+                run.key,
+                RunStatus.ERROR,
+                time.time(),
+                error=outcome.payload,
+                unrecord=tuple(outcome.failure.ended_by),
+            )
+        self._payload = outcome.payload
+        return Finish(
+            run.key, RunStatus.SUCCESS, time.time(), result=outcome.payload, saved=run.saved
+        )
+
+    async def _conclude(self, run: Run, finish: Finish) -> None:
+        """End everything that still executes, then have the end of the run committed."""
+        await run.end_strays()
+        run.has_ended = True
+        cancelled = self._unwinding or run.unwinding
+        if self._final:
+            finish = Finish(run.key, RunStatus.CANCELLED, time.time())
+            self._fail(RunCancelled(run.thread_id, run.run_id))
+        elif run.broken is not None:
+            self._fail(run.broken)
+            finish = Finish(run.key, RunStatus.RUNNING, time.time())
+        elif cancelled:
+            finish = Finish(run.key, RunStatus.RUNNING, time.time())
+            self._payload = None
+        run.flush()
+        try:
+            await self._journal.finish(finish)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if run.broken is None:
+                self._fail(error)
+            return
+        self.status = RunStatus(finish.status)
+        if finish.status == RunStatus.SUCCESS:
+            run.report_drift()
+
+    def _fail(self, error: BaseException) -> None:
+        self._payload = None
+        self._error = error
+        if isinstance(error, RunCancelled):
+            self.status = RunStatus.CANCELLED
+
+
+class RunHandle(Generic[T]):
+    """A run that was started: to wait for, to look at, to cancel."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    @property
+    def thread_id(self) -> str:
+        """The thread that it runs on."""
+        return self._execution.claim.thread_id
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, on that thread."""
+        return self._execution.run_id or ""
+
+    @property
+    def status(self) -> RunStatus:
+        """How far it is, as far as this runtime knows."""
+        return self._execution.status
+
+    async def result(self) -> T:
+        """Wait for the result. Raises what the workflow raised, or RunCancelled."""
+        return await self._execution.wait()  # type: ignore[no-any-return]
+
+    async def cancel(self) -> None:
+        """End the run for good, and wait until nothing of it executes any more."""
+        if not self._execution.ended.done():
+            self._execution.cancel(final=True)
+            await uninterrupted(self._execution.ended)

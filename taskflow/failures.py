@@ -1,0 +1,214 @@
+"""Exceptions to bytes and back: a failure that is history must be met again as it was.
+
+An exception is recorded as its class, arguments, message and those attributes that JSON carries,
+and rebuilt without running its ``__init__``, which would garble messages or fail. Only classes that
+this process has imported are rebuilt: nothing named in a database is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import MethodDescriptorType, WrapperDescriptorType
+from typing import Any
+
+from msgspec import Struct
+
+from taskflow.codec import decode_plain, encode_plain, is_plain
+from taskflow.errors import TaskFailed
+
+__all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "record")
+
+MARK = "__taskflow_mark__"
+MESSAGE_LIMIT = 10_000  # characters; what a rerun rebuilds has the same text cut at the same place
+EXPECTED = (TypeError, ValueError, RecursionError, NotImplementedError)
+
+
+class Mark(Struct, frozen=True):
+    """Says which recorded call an exception object is the failure of."""
+
+    run: object
+    task_id: str
+    ended_by: tuple[str, ...]  # the recorded failures that ended that call in their turn
+    given_up: bool  # its own retry policy, or one below, gave up on it
+
+
+class Failure(Struct, omit_defaults=True):
+    """The recorded form of an exception."""
+
+    type: str  # "module:qualname"
+    message: str
+    args: list[Any] | None = None  # None: not carried by JSON; the message stands for them
+    binary: list[int] = []  # which of the arguments are bytes, written as Latin-1
+    attributes: dict[str, Any] = {}
+    members: list[Failure] | None = None  # of an exception group
+    ended_by: list[str] = []
+    given_up: bool = False
+
+    @staticmethod
+    def parse(payload: bytes) -> Failure:
+        """The failure of its JSON. Raises ValueError where it is none."""
+        fields = decode_plain(payload)
+        if not isinstance(fields, dict):
+            raise ValueError("not the record of a failure")
+        return Failure._of(fields)
+
+    @staticmethod
+    def _of(fields: dict[str, Any]) -> Failure:
+        members = fields.pop("members", None)
+        failure = Failure(**fields)
+        if members is not None:
+            failure.members = [Failure._of(member) for member in members]
+        return failure
+
+    def encode(self) -> bytes:
+        """Its JSON."""
+        return encode_plain(self)
+
+
+def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool = False) -> Failure:
+    """The recorded form of ``error``; ``ended_by`` names the recorded failures that caused it."""
+    kind = type(error)
+    attributes = {
+        name: value
+        for name, value in getattr(error, "__dict__", {}).items()
+        if name != MARK and type(name) is str and is_plain(name) and is_plain(value)
+    }
+    members = None
+    args: list[Any] | None = None
+    binary: list[int] = []
+    if isinstance(error, BaseExceptionGroup):
+        members = [record(member) for member in error.exceptions]
+        message = _printable(error.message)
+    else:
+        message = _message(error)
+        given = _arguments(error)
+        binary = [index for index, value in enumerate(given) if type(value) is bytes]
+        args = [value.decode("latin-1") if type(value) is bytes else value for value in given]
+        args = args if is_plain(args) else None
+    return Failure(
+        type=f"{kind.__module__}:{kind.__qualname__}",
+        message=message[:MESSAGE_LIMIT],
+        args=args,
+        binary=binary if args else [],
+        attributes=attributes,
+        members=members,
+        ended_by=list(ended_by),
+        given_up=given_up,
+    )
+
+
+def rebuild(failure: Failure) -> Exception:
+    """The exception that a recorded failure stands for, or a TaskFailed in its place."""
+    kind = _class_of(failure.type)
+    try:
+        if kind is not None and failure.members is not None:
+            members = [rebuild(member) for member in failure.members]
+            error = kind.__new__(kind, failure.message, members)
+        elif kind is not None:
+            args = [failure.message] if failure.args is None else list(failure.args)
+            for index in failure.binary:
+                args[index] = args[index].encode("latin-1")
+            error = _instance(kind, tuple(args))
+        if kind is not None:
+            error.__dict__.update(failure.attributes)
+            same = failure.members is not None or _message(error)[:MESSAGE_LIMIT] == failure.message
+            if same and isinstance(error, Exception):
+                return error
+    except Exception:  # user code: a class that cannot be made without its __init__
+        pass
+    return TaskFailed(failure.type, failure.message)
+
+
+def describe(payload: bytes) -> str:
+    """A recorded failure in one line: type and message."""
+    failure = Failure.parse(payload)
+    return f"{failure.type.rpartition(':')[2]}: {failure.message}"
+
+
+def marks_in(error: BaseException, run: object) -> Iterator[Mark]:
+    """The recorded failures of ``run`` that ``error`` passes on.
+
+    That is the error itself if it is one, else those in its group and its ``__cause__``; never its
+    ``__context__``, which ``raise … from`` and ``except`` have dealt with.
+    """
+    pending, seen = [error], set()
+    while pending:
+        each = pending.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        mark = mark_of(each)
+        if mark is not None and mark.run is run:
+            yield mark
+            continue
+        if isinstance(each, BaseExceptionGroup):
+            pending.extend(each.exceptions)
+        if each.__cause__ is not None:
+            pending.append(each.__cause__)
+
+
+def mark_of(error: BaseException) -> Mark | None:
+    """The mark that the failure of a recorded call carries."""
+    return getattr(error, "__dict__", {}).get(MARK)
+
+
+def set_mark(error: BaseException, mark: Mark) -> None:
+    """Say on ``error`` which recorded call it is the failure of."""
+    error.__dict__[MARK] = mark
+
+
+def _instance(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    # The nearest __init__ that is C code (of OSError, KeyError, …) sets the fields that live there.
+    for base in kind.__mro__:
+        init = base.__dict__.get("__init__")
+        if isinstance(init, WrapperDescriptorType):
+            init(error, *args)
+            break
+    return error
+
+
+def _arguments(error: BaseException) -> tuple[Any, ...]:
+    """The arguments that make it again: OSError keeps a file's name out of its ``args``."""
+    if isinstance(type(error).__reduce__, MethodDescriptorType):
+        given = error.__reduce__()[1]
+        if isinstance(given, tuple):
+            return given
+    return error.args
+
+
+def _class_of(name: str) -> type[BaseException] | None:
+    module_name, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module_name)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        found = _local_class(module_name, qualname)
+    return found
+
+
+def _local_class(module_name: str, qualname: str) -> type[BaseException] | None:
+    """A class that lives in a function: the youngest one alive of that name."""
+    pending: list[type[BaseException]] = [Exception]
+    seen: set[type] = set()
+    found = None
+    while pending:
+        for child in pending.pop().__subclasses__():
+            if child not in seen:
+                seen.add(child)
+                pending.append(child)
+                if child.__qualname__ == qualname and child.__module__ == module_name:
+                    found = child
+    return found
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _printable(str(error))
+    except Exception:
+        return f"<{type(error).__qualname__} without a readable message>"
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

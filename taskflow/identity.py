@@ -1,0 +1,189 @@
+"""Who is who: only this module decides what a task id is.
+
+A task id is ``name:`` and the hex of a 128-bit BLAKE2b digest over the parent's digest, the task's
+name and version, the arguments as canonical JSON (or the task's key), and the occurrence. None of
+the parts can hold a line break, so a line break parts them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Set
+from hashlib import blake2b
+from typing import Any, Final
+
+from taskflow.codec import canonical_json, fields_of
+from taskflow.errors import SerializationError
+
+__all__ = (
+    "MAX_ID_BYTES",
+    "Binder",
+    "canonical_arguments",
+    "check_exact",
+    "check_id",
+    "fingerprint",
+    "idempotency_key",
+    "name_part",
+    "run_digest",
+    "where_of",
+)
+
+MAX_ID_BYTES: Final = 512
+
+# Types whose JSON alone tells which they are.
+JSON_TYPES: Final = frozenset({type(None), bool, int, float, str, list, dict})
+SCALARS: Final = frozenset({type(None), bool, int, str})
+
+
+def check_id(value: object, what: str) -> str:
+    """``value`` if it can name a thread or run; ``what`` says which.
+
+    Raises TypeError or ValueError otherwise.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"a {what} is text, got {type(value).__qualname__}")
+    if not value or "\0" in value:
+        raise ValueError(f"a {what} is not empty and holds no NUL, got {value!r}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a {what} is text that UTF-8 can encode, got {value!r}") from error
+    if size > MAX_ID_BYTES:
+        raise ValueError(f"a {what} takes at most {MAX_ID_BYTES} bytes of UTF-8, got {size}")
+
+    return str(value)
+
+
+def run_digest(run_id: str) -> bytes:
+    """What stands for the parent in the ids of a run's direct calls: 16 bytes."""
+    return blake2b(run_id.encode(), digest_size=16, person=b"run").digest()
+
+
+def name_part(name: str, version: str) -> bytes:
+    """A task's share of its calls' digests; its line break ends it."""
+    return canonical_json([name, version]) + b"\n"
+
+
+def idempotency_key(thread_id: str, call_id: str) -> str:
+    """32 hex digits that stand for one call on one thread, whoever executes it and how often."""
+    return hashlib.blake2b(f"{thread_id}\0{call_id}".encode(), digest_size=16).hexdigest()
+
+
+def fingerprint(part: bytes, arguments: bytes) -> str:
+    """What two runs have in common that are the same workflow with the same input."""
+    return blake2b(part + arguments, digest_size=16, person=b"input").hexdigest()
+
+
+def where_of(fn: Callable[..., Any]) -> str:
+    """``module.qualname`` of a function, a method, a partial's function or a callable object."""
+    while hasattr(fn, "func"):
+        fn = fn.func
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+class Binder:
+    """Binds what a caller passed to the names of a function's parameters."""
+
+    def __init__(self, fn: Callable[..., Any], name: str) -> None:
+        self.name = name
+        self.signature = inspect.signature(fn)
+        parameters = self.signature.parameters.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._positional = tuple(each.name for each in parameters if each.kind in positional)
+        required = {
+            each.name
+            for each in parameters
+            if each.default is each.empty
+            and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        }
+        # So many positional arguments, and nothing else, need no closer look.
+        needed = sum(name in required for name in self._positional)
+        first = self._positional[:needed]
+        simple = required == set(first)
+        self._simple_counts = range(needed, len(self._positional) + 1) if simple else range(0)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by parameter name, without the defaults that were not passed.
+
+        Raises TypeError where they do not fit the signature.
+        """
+        if not kwargs and len(args) in self._simple_counts:
+            return dict(zip(self._positional, args, strict=False))
+
+        try:
+            return self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+
+    def unbind(self, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inverse of `bind`: positional and keyword arguments."""
+        bound = inspect.BoundArguments(self.signature, arguments)  # type: ignore[arg-type]
+        return bound.args, bound.kwargs
+
+
+def canonical_arguments(arguments: dict[str, Any], name: str) -> tuple[bytes, bytes]:
+    """Arguments as canonical JSON with sorted keys, and the types that JSON does not tell.
+
+    Raises SerializationError where canonical JSON cannot carry one.
+    """
+    types: dict[str, str] | None = None
+    for parameter, value in arguments.items():
+        kind = type(value)
+        if kind in SCALARS:
+            continue
+        try:
+            check_exact(value)
+        except (ValueError, RecursionError) as error:
+            raise _unfit(name, parameter, value, error) from error
+        if kind not in JSON_TYPES:
+            types = {} if types is None else types
+            types[parameter] = kind.__qualname__
+    try:
+        payload = canonical_json(arguments)
+        return payload, b"" if types is None else canonical_json(types)
+    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
+        for parameter, value in arguments.items():
+            try:
+                canonical_json(value)
+            except Exception as cause:
+                raise _unfit(name, parameter, value, cause) from cause
+        raise _unfit(name, "*", arguments, error) from error
+
+
+def check_exact(value: Any) -> None:
+    """Raise ValueError for what msgspec would change silently: NaN, keys that are not text."""
+    kind = type(value)
+    if kind in SCALARS:
+        return
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"JSON has no {value}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is not text")
+            if type(item) not in SCALARS:
+                check_exact(item)
+    elif isinstance(value, Set):
+        for member in value:
+            if isinstance(member, Set):
+                raise ValueError("a set of sets has no order to write it in")
+            check_exact(member)
+    elif names := fields_of(value):
+        for name in names:
+            check_exact(getattr(value, name, None))
+    elif isinstance(value, list | tuple):
+        for member in value:
+            if type(member) not in SCALARS:
+                check_exact(member)
+
+
+def _unfit(name: str, parameter: str, value: object, error: BaseException) -> SerializationError:
+    return SerializationError(
+        f"{name}(): the argument {parameter} ({type(value).__qualname__}) cannot be part of the "
+        f"call's identity: {error}; give {name} a key of the arguments that tell its calls "
+        "apart, such as key=lambda order, client: order.id"
+    )

@@ -1,0 +1,310 @@
+"""The frozen structs that name what is kept: rows of the store, and what ``Runtime`` shows of them.
+
+`Checkpoint` and `RunRow` are the rows themselves, bytes and all. `RunRecord` and `TaskRecord` are
+what ``Runtime.get``, ``runs`` and ``tasks`` return. `Claim`, `Finish` and `Unrecord` are the three
+other things that a commit can carry.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+from zlib import crc32
+
+from msgspec import Struct, structs
+
+from taskflow.errors import CheckpointCorrupt
+
+__all__ = (
+    "Batch",
+    "CacheEntry",
+    "Checkpoint",
+    "CheckpointRow",
+    "Claim",
+    "Claimed",
+    "Committed",
+    "CurrentCall",
+    "Durability",
+    "Finish",
+    "Recorded",
+    "RunKey",
+    "RunRecord",
+    "RunRow",
+    "RunStatus",
+    "TaskRecord",
+    "Unrecord",
+    "checkpoint_checksum",
+    "run_checksum",
+)
+
+Durability: TypeAlias = Literal["sync", "async", "exit"]
+
+RESULT = "result"
+ERROR = "error"
+
+
+class RunStatus(StrEnum):
+    """How far a run is: the last two are final."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ERROR = "error"
+    SUCCESS = "success"
+    CANCELLED = "cancelled"
+
+
+class RunKey(Struct, frozen=True):
+    """Which run, and in whose hands: what every commit carries, and is checked against."""
+
+    number: int  # the store's own number of the run
+    epoch: int  # grows at every take-over
+    thread_id: str
+    run_id: str
+    seed: int  # checksum of the columns of the run that never change
+
+
+class Checkpoint(Struct, frozen=True):
+    """The recorded outcome of one call: what a rerun is given instead of an execution."""
+
+    number: int  # RunKey.number and RunKey.epoch of the run that records it
+    epoch: int
+    task_id: str
+    parent_id: str | None  # the task id of the call that made it; None: the run's own body
+    name: str
+    kind: str  # "result" or "error"
+    payload: bytes  # JSON of the value, or of the Failure
+    arguments: str | None  # JSON, capped
+    attempts: int  # how many; 0: answered from the cache
+    started: float  # wall clock, seconds since the epoch
+    finished: float
+    checksum: int
+
+
+class Recorded(Struct, frozen=True):
+    """What a rerun loads of a checkpoint."""
+
+    sequence: int  # commit order, over the whole store
+    task_id: str
+    parent_id: str | None
+    kind: str
+    payload: bytes
+    checksum: int
+
+
+class CacheEntry(Struct, frozen=True):
+    """A result that other threads may be given, committed with the checkpoint it comes from."""
+
+    task_name: str
+    key: str
+    payload: bytes
+    expires: float | None
+    checksum: int
+
+
+class RunRow(Struct, frozen=True):
+    """One row of the run table."""
+
+    number: int
+    thread_id: str
+    run_id: str
+    sequence: int  # from 1, on its thread
+    workflow: str
+    input: bytes  # JSON object of the workflow's arguments
+    fingerprint: str  # digest of workflow and input
+    status: str
+    result: bytes | None
+    error: bytes | None
+    saved: bytes | None
+    owner: str | None
+    epoch: int
+    created: float
+    started: float
+    finished: float | None
+    checksum: int
+
+    @property
+    def key(self) -> RunKey:
+        """Who may write to it now."""
+        seed = run_checksum(
+            self.thread_id, self.run_id, self.workflow, self.input, self.fingerprint
+        )
+        return RunKey(self.number, self.epoch, self.thread_id, self.run_id, seed)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is never continued."""
+        return self.status in (RunStatus.SUCCESS, RunStatus.CANCELLED)
+
+    def sealed(self) -> RunRow:
+        """The same row with the checksum that fits it."""
+        return structs.replace(self, checksum=self._expected_checksum())
+
+    def verified(self) -> RunRow:
+        """The row itself. Raises CheckpointCorrupt where it is not what was written."""
+        if self.checksum != self._expected_checksum():
+            raise CheckpointCorrupt(self.thread_id, self.run_id, None, "its checksum does not fit")
+
+        return self
+
+    def _expected_checksum(self) -> int:
+        return outcome_checksum(self.key, self.status, self.result, self.error, self.saved)
+
+
+class CheckpointRow(Struct, frozen=True):
+    """One row of the checkpoint table."""
+
+    sequence: int
+    run_id: str
+    checkpoint: Checkpoint
+
+
+class Claim(Struct, frozen=True):
+    """The wish to own a run: to begin, to continue, or to be answered by it."""
+
+    thread_id: str
+    run_id: str | None  # None: the thread's latest run, or a new one under `new_run_id`
+    new_run_id: str
+    workflow: str
+    input: bytes
+    fingerprint: str
+    owner: str
+    now: float
+    supersede: bool = False
+
+    def new_row(self, number: int, sequence: int) -> RunRow:
+        """The run that this claim begins."""
+        return RunRow(
+            number=number,
+            thread_id=self.thread_id,
+            run_id=self.new_run_id if self.run_id is None else self.run_id,
+            sequence=sequence,
+            workflow=self.workflow,
+            input=self.input,
+            fingerprint=self.fingerprint,
+            status=RunStatus.RUNNING,
+            result=None,
+            error=None,
+            saved=None,
+            owner=self.owner,
+            epoch=1,
+            created=self.now,
+            started=self.now,
+            finished=None,
+            checksum=0,
+        ).sealed()
+
+
+class Claimed(Struct, frozen=True):
+    """What a claim came to."""
+
+    row: RunRow
+    previous: bytes | None  # what the latest successful run before this one saved
+    is_new: bool = False
+    is_answer: bool = False  # the run has succeeded already: nothing was claimed
+
+
+class Finish(Struct, frozen=True):
+    """The end of an execution: an end of the run, or its release (status ``running``)."""
+
+    key: RunKey
+    status: str
+    now: float
+    result: bytes | None = None
+    error: bytes | None = None
+    saved: bytes | None = None
+    unrecord: tuple[str, ...] = ()  # failures that ended it: the next run executes these again
+
+    @property
+    def checksum(self) -> int:
+        """The run's checksum from here on."""
+        return outcome_checksum(self.key, self.status, self.result, self.error, self.saved)
+
+
+class Unrecord(Struct, frozen=True):
+    """Failures that ended an attempt: the next attempt executes these calls again."""
+
+    key: RunKey
+    task_ids: tuple[str, ...]
+
+
+class Batch(Struct):
+    """What one commit carries, in the order in which it is applied."""
+
+    checkpoints: list[Checkpoint]
+    cached: list[CacheEntry]
+    unrecords: list[Unrecord]
+    finishes: list[Finish]
+    claims: list[Claim]
+
+
+class Committed(Struct):
+    """What a commit came to: the runs whose writes were refused, and an answer to each claim."""
+
+    refused: dict[tuple[int, int], str]  # (number, epoch) -> the run's status now
+    claims: list[Claimed | Exception]
+
+
+class CurrentCall(Struct, frozen=True):
+    """Where the code that asks is executing: what ``current()`` returns."""
+
+    thread_id: str
+    run_id: str
+    task_id: str | None  # None in the run's own body
+    attempt: int  # from 1
+    idempotency_key: str  # the same over retries, reruns and take-overs
+
+
+class RunRecord(Struct, frozen=True):
+    """One run, as ``Runtime.get`` and ``Runtime.runs`` show it."""
+
+    thread_id: str
+    run_id: str
+    number: int  # newer runs have larger ones; `runs(before=number)` continues a page
+    sequence: int  # from 1, on its thread
+    workflow: str
+    status: RunStatus
+    input: Any
+    result: Any
+    error: str | None  # type and message
+    owner: str | None  # the runtime that executes it
+    created: float  # wall clock, seconds since the epoch
+    started: float  # when it was last begun or continued
+    finished: float | None
+
+
+class TaskRecord(Struct, frozen=True):
+    """One recorded call, as ``Runtime.tasks`` shows it."""
+
+    name: str
+    task_id: str
+    parent_id: str | None
+    run_id: str
+    sequence: int  # commit order, over the whole store
+    status: Literal["success", "error"]
+    attempts: int  # 0: answered from the cache
+    started: float  # wall clock, seconds since the epoch
+    duration: float  # seconds
+    arguments: Any  # as JSON carries them; text with an ellipsis where they were capped
+    value: Any = None  # as JSON carries it
+    error: str | None = None  # type and message
+
+
+def checkpoint_checksum(seed: int, task_id: str, kind: str, payload: bytes) -> int:
+    """CRC-32 over all that a replay depends on; ``seed`` is `run_checksum` of thread and run."""
+    return crc32(payload, crc32(f"{task_id}\0{kind}\0".encode(), seed))
+
+
+def outcome_checksum(
+    key: RunKey, status: str, result: bytes | None, error: bytes | None, saved: bytes | None
+) -> int:
+    """CRC-32 over a whole row of the run table, but for its owner and times."""
+    return run_checksum(str(key.seed), status, result, error, saved)
+
+
+def run_checksum(*parts: str | bytes | None) -> int:
+    """CRC-32 over ``parts``, each with its length, so that moving a border is noticed."""
+    total = 0
+    for part in parts:
+        content = b"" if part is None else part.encode() if isinstance(part, str) else part
+        total = crc32(content, crc32(b"%d:" % (-1 if part is None else len(content)), total))
+    return total

@@ -1,0 +1,557 @@
+"""One run: which of its calls are recorded, which execute, and where the current code stands.
+
+A `Frame` is one executing body: the workflow's, a task's, or a ``Runtime.thread()`` block. Calls get
+their identity from the frame that makes them. A `Run` knows what is recorded, what executes, and
+why nothing more may start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from itertools import count
+from typing import Any, Final, Literal, Protocol
+
+import anyio
+import anyio.lowlevel
+
+from taskflow.cache import Cache
+from taskflow.errors import (
+    CheckpointCorrupt,
+    HistoryMismatch,
+    LeaseLost,
+    NotInRun,
+    RunCancelled,
+    StoreError,
+    TaskNameConflict,
+)
+from taskflow.identity import idempotency_key, run_digest
+from taskflow.journal import Journal
+from taskflow.loops import Latch, Promise
+from taskflow.records import (
+    ERROR,
+    CacheEntry,
+    Checkpoint,
+    CurrentCall,
+    Durability,
+    Recorded,
+    RunRow,
+    checkpoint_checksum,
+    run_checksum,
+)
+from taskflow.scheduler import Scheduler
+from taskflow.stores.base import BLOCK_RUN_ID, Store
+
+__all__ = ("FRAME", "Frame", "Run", "Tally", "current", "logger")
+
+logger = logging.getLogger("taskflow")
+
+LOAD_ROWS: Final = 10_000
+IDLE_AFTER: Final = 0.1  # seconds in which no call has started, executed or ended
+MAX_HELD_ROWS: Final = 10_000
+
+FRAME: ContextVar[Frame | None] = ContextVar("taskflow_frame", default=None)
+
+
+class Executing(Protocol):
+    """What a run needs to know of a call that executes."""
+
+    id: str
+    frame: Frame
+
+    def cancel(self) -> None:
+        """Cancel whoever executes it."""
+
+
+class Tally(Promise, Protocol):
+    """A promise that stands for many commits: it is kept once for each that it is owed."""
+
+    owed: int
+
+
+class Frame:
+    """One executing body, for one attempt."""
+
+    __slots__ = (
+        "attempt",
+        "call_id",
+        "digest",
+        "has_ended",
+        "holds_slot",
+        "in_flight",
+        "is_cancelled",
+        "is_task",
+        "keeps",
+        "repeats",
+        "run",
+        "seen",
+    )
+
+    def __init__(
+        self,
+        run: Run,
+        digest: bytes,
+        call_id: str | None,
+        *,
+        attempt: int = 1,
+        is_task: bool = False,
+        keeps: bool = False,
+    ) -> None:
+        self.run = run
+        self.digest = digest  # stands for the parent in the ids of the calls made here
+        self.call_id = call_id  # None: the run's own body
+        self.attempt = attempt
+        self.is_task = is_task
+        self.keeps = keeps  # it, or one around it, may be attempted again
+        self.seen: set[bytes] | None = None
+        self.repeats: dict[bytes, tuple[int, str]] | None = None
+        self.in_flight = 0
+        self.holds_slot = False
+        self.has_ended = False
+        self.is_cancelled = False
+
+    def enter_call(self) -> None:
+        """A call made here begins: the body waits for it, so its slot goes to somebody else."""
+        self.in_flight += 1
+        if self.holds_slot:
+            self.holds_slot = False
+            self.run.scheduler.slots.give_back()
+
+    async def leave_call(self) -> None:
+        """A call made here has ended: the body goes on when it has its slot again."""
+        self.in_flight -= 1
+        if not self.is_task or self.in_flight or self.has_ended:
+            return
+        slots = self.run.scheduler.slots
+        if not slots.try_take():
+            await slots.take()
+        # Meanwhile another branch of the body may have begun a call, or taken the slot.
+        if self.in_flight or self.holds_slot or self.has_ended:
+            slots.give_back()
+        else:
+            self.holds_slot = True
+
+    def end(self) -> None:
+        """The body has ended."""
+        self.has_ended = True
+        if self.holds_slot:
+            self.holds_slot = False
+            self.run.scheduler.slots.give_back()
+
+    def cancel(self) -> None:
+        """The body was cancelled while it executes in a worker thread: so are its calls."""
+        self.is_cancelled = True
+        for call in self.run.executing_in(self):
+            call.cancel()
+
+
+class Run:
+    """One run in the hands of this runtime."""
+
+    def __init__(
+        self,
+        row: RunRow,
+        previous: bytes | None,
+        *,
+        scheduler: Scheduler,
+        journal: Journal,
+        store: Store,
+        cache: Cache,
+        durability: Durability,
+        on_drift: Literal["log", "error"],
+    ) -> None:
+        self.row = row
+        self.key = row.key
+        self.thread_id = row.thread_id
+        self.run_id = row.run_id
+        self.previous = previous
+        self.saved: bytes | None = None
+        self.scheduler = scheduler
+        self.cache = cache
+        self.durability = durability
+        self.recorded: dict[str, Recorded] = {}
+        self.executing: dict[str, Executing] = {}
+        self.broken: BaseException | None = None
+        self.unwinding = False
+        self.has_ended = False
+        self.scope: anyio.CancelScope | None = None
+        self.gate: Gate | None = None
+        self._on_drift = on_drift
+        self._kept: dict[str, Recorded] = {}
+        self._executed_again: set[str] = set()
+        self._names: dict[str, str] = {}
+        self._warned: set[str] = set()
+        self._keeping = count(2**62)  # after everything that was loaded
+        self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
+        self._journal = journal
+        self._store = store
+        self._quiet: Latch | None = None
+        self._seed = run_checksum(row.thread_id, row.run_id)
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it records a ``Runtime.thread()`` block, and has no workflow."""
+        return self.run_id == BLOCK_RUN_ID
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls may start and be answered."""
+        return not (self.unwinding or self.has_ended or self.broken is not None)
+
+    def root(self, *, attempt: int = 1, keeps: bool = False) -> Frame:
+        """The frame of the run's own body."""
+        return Frame(self, run_digest(self.run_id), None, attempt=attempt, keeps=keeps)
+
+    async def load(self) -> None:
+        """Read what is recorded of this run. Raises StoreError."""
+        last = 0
+        while True:
+            rows = await self._store.load(self.row, last, LOAD_ROWS)
+            for row in rows:
+                self.recorded[row.task_id] = row
+            if len(rows) < LOAD_ROWS:
+                break
+            last = rows[-1].sequence
+        if self._on_drift == "error" and self.recorded:
+            self.gate = Gate(self)
+
+    def recall(self, call_id: str, frame: Frame) -> Recorded | None:
+        """The recorded outcome of a call, if there is one. Raises CheckpointCorrupt."""
+        row = self.recorded.pop(call_id, None)
+        if frame.keeps:
+            if row is None:
+                row = self._kept.get(call_id)
+            else:
+                self._kept[call_id] = row
+        if row is None:
+            return None
+        if row.checksum != checkpoint_checksum(self._seed, call_id, row.kind, row.payload):
+            raise CheckpointCorrupt(
+                self.thread_id, self.run_id, call_id, "its checksum does not fit"
+            )
+        return row
+
+    def failed_calls(self, name: str) -> dict[str, int]:
+        """The recorded failures of the calls of one task, with the order of their commits."""
+        return {
+            row.task_id: row.sequence
+            for rows in (self.recorded, self._kept)
+            for row in rows.values()
+            if row.kind == ERROR and row.task_id.startswith(f"{name}:")
+        }
+
+    def claim_name(self, name: str, where: str) -> None:
+        """Raise TaskNameConflict where ``name`` means another function in this run."""
+        first = self._names.setdefault(name, where)
+        if first != where:
+            raise TaskNameConflict(name, first, where)
+
+    def begin(self, call: Executing) -> None:
+        """``call`` executes from now on."""
+        self.executing[call.id] = call
+        if self.recorded:
+            self._executed_again.add(call.id)
+
+    def end(self, call: Executing) -> None:
+        """``call`` does not execute any more."""
+        del self.executing[call.id]
+        if self._quiet is not None and not self.executing:
+            self._quiet.set_result()
+
+    def executing_in(self, frame: Frame) -> list[Executing]:
+        """The calls made by one body that execute now."""
+        return [call for call in self.executing.values() if call.frame is frame]
+
+    async def end_strays(self, frame: Frame | None = None) -> None:
+        """Cancel, and wait for, calls that user code left executing; warn about them.
+
+        Those of one body, or all of them where ``frame`` is None.
+        """
+        warned = False
+        while strays := self.executing_in(frame) if frame else list(self.executing.values()):
+            if not warned and not self.unwinding:
+                names = ", ".join(sorted(call.id.partition(":")[0] for call in strays)[:5])
+                warnings.warn(
+                    f"{len(strays)} calls were left executing on thread {self.thread_id!r} when "
+                    f"{frame.call_id if frame and frame.call_id else 'their run'} ended, and were "
+                    f"cancelled ({names}): await them, or start them in a task group",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                warned = True
+            for call in strays:
+                call.cancel()
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    def warn_of_twins(self, name: str) -> None:
+        """Say, once for each task, that equal calls are in flight at the same time."""
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(
+                f"two equal calls of {name}() are in flight at the same time on thread "
+                f"{self.thread_id!r}: which of them is which depends on who calls first; give "
+                f"{name} a key= that tells them apart",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    async def check_open(self, frame: Frame) -> None:
+        """Raise what keeps a call from starting here: a failed commit, or a cancellation."""
+        if self.unwinding or frame.is_cancelled:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if self.scheduler.loop.is_asyncio:
+                raise asyncio.CancelledError(f"run {self.run_id!r} is being unwound")
+        if self.broken is not None:
+            raise again(self.broken)
+        if self.has_ended:
+            raise RuntimeError(
+                f"run {self.run_id!r} on thread {self.thread_id!r} has ended: a call belongs to "
+                "the run in which it was made"
+            )
+
+    def break_off(self, error: BaseException) -> None:
+        """A commit has failed: nothing more may start, and the run cannot succeed."""
+        if self.broken is None:
+            self.broken = error
+        if isinstance(error, LeaseLost | RunCancelled):
+            self.unwind()
+
+    def unwind(self) -> None:
+        """Cancel everything that executes in this run."""
+        if self.scope is not None:  # a block executes in its caller's task, which is not ours
+            self.unwinding = True
+            self.scope.cancel()
+
+    def checkpoint(
+        self,
+        call_id: str,
+        parent_id: str | None,
+        name: str,
+        kind: str,
+        payload: bytes,
+        arguments: str | None,
+        attempts: int,
+        started: float,
+    ) -> Checkpoint:
+        """The row for the outcome of a call, which has just ended."""
+        return Checkpoint(
+            self.key.number,
+            self.key.epoch,
+            call_id,
+            parent_id,
+            name,
+            kind,
+            payload,
+            arguments,
+            attempts,
+            started,
+            time.time(),
+            checkpoint_checksum(self._seed, call_id, kind, payload),
+        )
+
+    async def commit(
+        self,
+        checkpoint: Checkpoint,
+        frame: Frame,
+        durability: Durability | None,
+        cached: CacheEntry | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """Have ``checkpoint`` committed: wait for it, or let ``tally`` or the run's end do that.
+
+        Raises LeaseLost, RunCancelled or StoreError.
+        """
+        if frame.keeps:
+            self._keep(checkpoint)
+        durability = durability or self.durability
+        journal = self._journal
+        if durability == "sync" or journal.is_crowded:
+            if self._held:
+                self.flush()
+            if tally is not None:
+                tally.owed += 1
+                journal.put(checkpoint, self.key, tally, cached)
+                return
+            try:
+                await journal.record(checkpoint, self.key, cached)
+            except (StoreError, LeaseLost, RunCancelled) as error:
+                self.break_off(error)
+                raise
+        elif durability == "async":
+            journal.put(checkpoint, self.key, _Later(self), cached)
+        else:
+            self._held.append((checkpoint, cached))
+            if len(self._held) > MAX_HELD_ROWS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Have everything committed that was held back until now."""
+        held, self._held = self._held, []
+        for checkpoint, cached in held:
+            self._journal.put(checkpoint, self.key, _Later(self), cached)
+
+    async def unrecord(self, task_ids: tuple[str, ...]) -> None:
+        """Drop recorded failures, so that the next attempt executes those calls again."""
+        for task_id in task_ids:
+            self._kept.pop(task_id, None)
+            self.recorded.pop(task_id, None)
+        if self._held:
+            self.flush()
+        try:
+            await self._journal.unrecord(self.key, task_ids)
+        except (StoreError, LeaseLost, RunCancelled) as error:
+            self.break_off(error)
+            raise
+
+    def unused(self) -> list[Recorded]:
+        """What is recorded, could have been asked for, and was not."""
+        return [
+            row
+            for row in self.recorded.values()
+            if row.parent_id is None or row.parent_id in self._executed_again
+        ]
+
+    def report_drift(self) -> None:
+        """Log the recorded results that this run, which ends here, did not use."""
+        unused = self.unused()
+        if unused:
+            names = sorted({row.task_id for row in unused})
+            shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+            logger.warning(
+                "run %r on thread %r ended without %d of its recorded results, because the code "
+                "or its inputs changed since: %s",
+                self.run_id,
+                self.thread_id,
+                len(unused),
+                shown,
+            )
+
+    async def mismatch(self, asked: Iterator[tuple[str, str | None]]) -> HistoryMismatch:
+        """The error that shows what is recorded beside what is asked."""
+        unused = {row.task_id for row in self.unused() if row.parent_id is None}
+        kept = await self._store.checkpoints(self.thread_id, self.run_id)
+        recorded = "\n".join(
+            f"  recorded: {row.checkpoint.task_id} {row.checkpoint.arguments or ''}"
+            for row in kept
+            if row.checkpoint.task_id in unused
+        )
+        wanted = "\n".join(f"  asked:    {call_id} {shown or ''}" for call_id, shown in asked)
+        return HistoryMismatch(
+            self.thread_id,
+            f"run {self.run_id!r} asks for calls that are not recorded, and does not ask for "
+            f"recorded ones; nothing new was executed\n{recorded}\n{wanted}\nrun the code that "
+            'recorded it, or accept the change with on_drift="log", or begin anew on another '
+            "thread",
+        )
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        self._kept[checkpoint.task_id] = Recorded(
+            next(self._keeping),
+            checkpoint.task_id,
+            checkpoint.parent_id,
+            checkpoint.kind,
+            checkpoint.payload,
+            checkpoint.checksum,
+        )
+
+
+class Gate:
+    """Holds new calls of a rerun until all that is recorded was asked for (``on_drift="error"``)."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._waiting: dict[str, str | None] = {}
+        self._open = Latch()
+        self._watched = False
+
+    async def wait(self, call_id: str, shown: str | None) -> None:
+        """Wait until nothing recorded is left to be asked for.
+
+        Raises HistoryMismatch when the run is idle before that.
+        """
+        self._waiting[call_id] = shown
+        if not self._watched:
+            self._watched = True
+            await self._watch()
+        else:
+            await self._open
+
+    async def _watch(self) -> None:
+        run = self._run
+        left = -1
+        try:
+            while unasked := sum(row.parent_id is None for row in run.recorded.values()):
+                if unasked == left:
+                    error = await run.mismatch(iter(self._waiting.items()))
+                    run.break_off(error)
+                    self._open.set_exception(error)
+                    raise error
+                left = unasked
+                await anyio.sleep(IDLE_AFTER)
+        except BaseException:
+            self._watched = False
+            raise
+        run.gate = None
+        self._open.set_result()
+
+
+class _Later:
+    """The promise of a commit that nobody waits for: it fails the run's next call."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def set_result(self, result: None, /) -> None:
+        pass
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._run.break_off(exception)
+
+    def done(self) -> bool:
+        return False
+
+    def __await__(self) -> Any:
+        raise NotImplementedError
+
+
+def again(error: BaseException) -> BaseException:
+    """A copy of an error that was raised before, for another one to raise."""
+    try:
+        copy = type(error).__new__(type(error), *error.args)
+        copy.args = error.args
+        copy.__dict__.update(error.__dict__)
+        copy.__cause__ = error.__cause__
+    except Exception:  # a class of the user's that cannot be copied
+        return error
+    return copy
+
+
+def current() -> CurrentCall:
+    """Where this code executes: thread, run, task, attempt, and an idempotency key.
+
+    Raises NotInRun outside of a run.
+    """
+    frame = FRAME.get()
+    if frame is None:
+        remote = REMOTE.get()
+        if remote is None:
+            raise NotInRun("current")
+        return remote
+    call_id = frame.run.run_id if frame.call_id is None else frame.call_id
+    return CurrentCall(
+        frame.run.thread_id,
+        frame.run.run_id,
+        frame.call_id,
+        frame.attempt,
+        idempotency_key(frame.run.thread_id, call_id),
+    )
+
+
+# What `current` returns in a worker process, where no run is.
+REMOTE: ContextVar[CurrentCall | None] = ContextVar("taskflow_remote", default=None)

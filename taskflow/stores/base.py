@@ -1,0 +1,170 @@
+"""The contract of a store, in prose and as a protocol, and the one rule that all stores share.
+
+A store keeps *runs* and *checkpoints* (and the results that `CachePolicy` shares). It knows nothing
+of tasks, values or schedulers: it is given bytes and gives them back.
+
+What a store promises:
+
+- ``commit`` is atomic and durable: when it returns, everything in the batch that was not refused
+  would survive what the store's documentation says it survives; when it raises, nothing of the
+  batch was written.
+- The batch is applied in the order checkpoints and cache entries, unrecords, finishes, claims.
+- Every checkpoint, unrecord and finish carries its run's number and epoch. Where the run's epoch
+  has moved on, that write, and only that, is refused: ``Committed.refused`` names the run.
+- A claim never waits. Who may have what is decided by `decide` alone; a claim that is turned down
+  is answered by the exception, and hurts no other part of the batch.
+- ``(thread_id, run_id)``, ``(thread_id, sequence)`` and ``(thread_id, task_id)`` are unique, and at
+  most one run of a thread is unfinished.
+- An owner is *gone* when its lease has run out, when it was closed, or when the store can tell that
+  its process has died. From ``open`` to ``close`` the store renews its lease by itself, from outside
+  the event loop.
+- Failures are StoreError and say what happened to which file, and the way out. Rows that are not
+  what was written are CheckpointCorrupt, never a wrong value.
+
+The methods are called from one event loop. Cancelling one of them may cancel the wait, never half
+of a write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from taskflow.errors import HistoryMismatch, RunCancelled, RunUnfinished, ThreadBusy
+from taskflow.records import (
+    Batch,
+    CacheEntry,
+    CheckpointRow,
+    Claim,
+    Committed,
+    Recorded,
+    RunRow,
+    RunStatus,
+)
+
+__all__ = ("BLOCK_RUN_ID", "Store", "decide")
+
+# The run that ``Runtime.thread()`` blocks record into: no caller can choose this id.
+BLOCK_RUN_ID = ""
+
+
+class Store(Protocol):
+    """Where runs and checkpoints are kept. A runtime opens it, uses it and closes it."""
+
+    @property
+    def where(self) -> str:
+        """What names this store in errors: a file's path, say."""
+
+    async def open(self, owner: str) -> None:
+        """Make it ready for the runtime ``owner``, whose lease begins.
+
+        Raises StoreError or SchemaTooNew.
+        """
+
+    async def close(self) -> None:
+        """Give up the lease and everything that is held open."""
+
+    async def commit(self, batch: Batch) -> Committed:
+        """Write ``batch`` in one transaction. Raises StoreError."""
+
+    async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
+        """At most ``limit`` checkpoints of a run with a sequence above ``after``, in that order."""
+
+    async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
+        """A thread's run, the latest where ``run_id`` is None."""
+
+    async def runs(
+        self, status: str | None, workflow: str | None, before: int | None, limit: int
+    ) -> Sequence[RunRow]:
+        """Runs with a number below ``before``, newest first."""
+
+    async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
+        """Everything recorded on a thread, or in one of its runs, in commit order."""
+
+    async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
+        """The shared results of a task under ``keys`` that have not expired at ``now``."""
+
+    async def clear_cache(self, task_name: str) -> int:
+        """Drop a task's shared results; how many there were."""
+
+    async def forget(self, thread_id: str, task_id: str, owner: str) -> bool:
+        """Drop a recorded call and the calls that it was made by; false where there is none.
+
+        If its run is the thread's latest and has succeeded, that run is open again. Raises
+        ThreadBusy while somebody executes it.
+        """
+
+    async def cancel(self, thread_id: str, now: float) -> RunRow | None:
+        """End a thread's unfinished run for good, whoever executes it; its row as it was."""
+
+    async def delete(self, thread_id: str, owner: str) -> bool:
+        """Drop a thread with all that is recorded on it; false where there is none.
+
+        Raises ThreadBusy while somebody executes its run.
+        """
+
+
+Decision = Literal["new", "continue", "answer", "supersede"]
+
+
+def decide(
+    claim: Claim, latest: RunRow | None, known: RunRow | None, is_gone: Callable[[str], bool]
+) -> Decision:
+    """What becomes of a claim, given the thread's latest run and the run that it names.
+
+    Raises ThreadBusy, RunUnfinished, RunCancelled or HistoryMismatch where it is turned down.
+    """
+    thread_id = claim.thread_id
+    if known is not None:
+        if known.status == RunStatus.CANCELLED:
+            raise RunCancelled(thread_id, known.run_id)
+        if known.fingerprint != claim.fingerprint:
+            raise HistoryMismatch(
+                thread_id,
+                f"run {known.run_id!r} was begun by {known.workflow} with the input "
+                f"{known.input.decode()[:500]}, not by {claim.workflow} with "
+                f"{claim.input.decode()[:500]}: give another input another run_id",
+            )
+        if known.status == RunStatus.SUCCESS:
+            return "answer"
+        _check_free(claim, known, is_gone, same_run=True)
+        return "continue"
+
+    if latest is None:
+        return "new"
+    if claim.run_id == BLOCK_RUN_ID:
+        raise HistoryMismatch(
+            thread_id, "it holds runs of workflows; give Runtime.thread() blocks a thread of their own"
+        )
+    same = claim.run_id is None and latest.fingerprint == claim.fingerprint
+    if latest.is_final:
+        return "answer" if same and latest.status == RunStatus.SUCCESS else "new"
+    if latest.run_id == BLOCK_RUN_ID:
+        raise RunUnfinished(
+            thread_id,
+            latest.run_id,
+            "it is used by Runtime.thread() blocks; give workflows a thread of their own",
+        )
+    _check_free(claim, latest, is_gone, same_run=same)
+    if same:
+        return "continue"
+    if claim.supersede:
+        return "supersede"
+    raise RunUnfinished(
+        thread_id,
+        latest.run_id,
+        f"{latest.workflow} with the input {latest.input.decode()[:500]}; run it again to finish "
+        "it, or pass supersede=True to cancel it and begin a new run",
+    )
+
+
+def _check_free(
+    claim: Claim, row: RunRow, is_gone: Callable[[str], bool], *, same_run: bool
+) -> None:
+    if row.owner is not None and row.owner != claim.owner and not is_gone(row.owner):
+        raise ThreadBusy(
+            row.thread_id,
+            f"run {row.run_id!r} of {row.workflow or 'a thread block'} is being executed by the "
+            f"runtime {row.owner}",
+            same_run=same_run,
+        )

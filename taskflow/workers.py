@@ -1,0 +1,133 @@
+"""Where ``def`` bodies execute: daemon threads, and worker processes.
+
+Threads are our own because a body that has timed out must not keep the process alive, and those of
+anyio would. Worker processes are anyio's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_process
+
+from taskflow.loops import Latch, Loop, uninterrupted
+
+__all__ = ("WorkerThreads", "call_in_process")
+
+
+class WorkerThreads:
+    """Daemon threads that execute one function at a time; idle ones are used again."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._closed = False
+
+    async def call(
+        self,
+        context: Context,
+        fn: Callable[[], Any],
+        timeout: float | None,
+        when_cancelled: Callable[[], None],
+    ) -> Any:
+        """What ``fn`` returns or raises, called in ``context`` in a worker thread.
+
+        A cancellation is told by ``when_cancelled`` and waits for the thread. After ``timeout``
+        seconds the thread is abandoned, and TimeoutError raised by anyio.
+        """
+        ended = Latch()
+        outcome: list[Any] = []
+
+        def work() -> None:
+            try:
+                outcome.extend((True, context.run(fn)))
+            except BaseException as error:
+                outcome.extend((False, error))
+
+        queue = self._idle.pop() if self._idle else self._start()
+        queue.put(lambda: self._work(queue, work, ended))
+        with anyio.move_on_after(timeout) as scope:
+            try:
+                await ended.wait()
+            except BaseException:
+                if not scope.cancel_called:
+                    when_cancelled()
+                    await uninterrupted(ended)
+                raise
+        if not outcome:
+            raise TimedOut
+        succeeded, value = outcome
+        if succeeded:
+            return value
+        try:
+            raise value
+        finally:
+            del value, outcome  # the traceback would hold this frame, and this frame the exception
+
+    def close(self) -> None:
+        """End the idle threads; those that still work end after it."""
+        self._closed = True
+        for queue in self._idle:
+            queue.put(None)
+        self._idle.clear()
+
+    def _start(self) -> SimpleQueue[Callable[[], None] | None]:
+        queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+        def serve() -> None:
+            while (work := queue.get()) is not None:
+                work()
+                del work
+
+        threading.Thread(target=serve, name="taskflow worker", daemon=True).start()
+        return queue
+
+    def _work(
+        self,
+        queue: SimpleQueue[Callable[[], None] | None],
+        work: Callable[[], None],
+        ended: Latch,
+    ) -> None:
+        work()
+
+        def tell() -> None:
+            if self._closed:
+                queue.put(None)
+            else:
+                self._idle.append(queue)
+            ended.set_result()
+
+        try:
+            anyio.from_thread.run_sync(tell, token=self._loop.token)
+        except (anyio.RunFinishedError, RuntimeError):  # abandoned, and the loop has ended meanwhile
+            queue.put(None)
+
+
+class TimedOut(Exception):
+    """An attempt reached its limit; whoever set the limit turns this into a TaskTimeout."""
+
+
+async def call_in_process(
+    fn: Callable[..., Any], module: str, qualname: str, *args: Any
+) -> Any:
+    """What ``fn(found, *args)`` returns in a worker process, where ``found`` is found by name.
+
+    A cancelled call kills its process.
+    """
+    work = functools.partial(_find_and_call, fn, module, qualname)
+    return await anyio.to_process.run_sync(work, *args, cancellable=True)
+
+
+def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return fn(found, *args)

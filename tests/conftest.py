@@ -1,0 +1,48 @@
+"""What every test may ask for: a runtime over each kind of store, on each event loop it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from taskflow import MemoryStore, Runtime, SQLiteStore, Store
+
+ASYNCIO = ("asyncio", {})
+TRIO = ("trio", {})
+# SQLite's connections live in asyncio; everything else runs on both.
+KINDS = {
+    "memory-asyncio": ("memory", ASYNCIO),
+    "memory-trio": ("memory", TRIO),
+    "sqlite-asyncio": ("sqlite", ASYNCIO),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """The store and the event loop of a test that asks for ``runtime``, ``store`` or ``reopen``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """The event loop that goes with ``kind``; asyncio where a test does not ask for one."""
+    if "kind" in request.fixturenames:
+        return KINDS[request.getfixturevalue("kind")][1]
+    return ASYNCIO
+
+
+@pytest.fixture
+def make_store(kind: str, tmp_path: Path) -> Callable[[], Store]:
+    """Opens the same records again and again, as one process after another would."""
+    memory = MemoryStore()
+    path = tmp_path / "taskflow.db"
+    return lambda: memory if KINDS[kind][0] == "memory" else SQLiteStore(path)
+
+
+@pytest.fixture
+async def runtime(make_store: Callable[[], Store], anyio_backend: object) -> AsyncIterator[Runtime]:
+    """An open runtime."""
+    async with Runtime(make_store()) as runtime:
+        yield runtime
