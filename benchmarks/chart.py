@@ -17,7 +17,8 @@ __all__ = ("chart",)
 WIDTH = 980
 LABEL_END = 236
 AXIS_START = 246
-AXIS_END = 640
+AXIS_END = 600
+FSYNC_START = 712
 BAR = 13
 ROW = 18
 TITLE = 30
@@ -156,7 +157,8 @@ def tick(power: int) -> str:
 def draw(group: Group, scale: Scale, top: int) -> Iterator[str]:
     unit = "µs a run, p50" if group.case.scenario == "run" else group.case.unit
     yield text(16, top + 19, group.case.title, size=13, weight="600")
-    yield text(AXIS_END + 10, top + 19, f"{unit} · ratio · fsync", size=11, fill=QUIET)
+    yield text(AXIS_END, top + 19, unit, size=11, fill=QUIET, anchor="end", halo=True)
+    yield text(FSYNC_START, top + 19, "fsync", size=11, fill=QUIET)
     measure = next((one.cost for one in group.lines if one.contender == MEASURE), None)
     for position, line in enumerate(group.lines):
         yield from bar(line, measure, scale, top + TITLE + ROW * position)
@@ -186,7 +188,7 @@ def bar(line: Line, measure: float | None, scale: Scale, y: float) -> Iterator[s
         weight="600",
         halo=True,
     )
-    yield text(AXIS_END + 130, baseline, line.fsync, size=11, fill=QUIET)
+    yield text(FSYNC_START, baseline, line.fsync, size=11, fill=QUIET)
 
 
 def text(

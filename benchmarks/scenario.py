@@ -29,7 +29,7 @@ def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
     sizes = (1_000, 10_000)
     held = (0, 10_000, 100_000)
     return (
-        Scenario("chain", (Case("chain", 300 if quick else 1_000),)),
+        Scenario("chain", (Case("chain", 1_000),)),
         Scenario("fan-out", tuple(Case("fan-out", n, form) for n in sizes for form in FAN_OUTS)),
         Scenario(
             "replay",
@@ -72,10 +72,8 @@ def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
     match case.scenario:
         case "import":
             return False
-        case "million":
+        case "growth" | "million":
             return contender.name in FULL_ONLY
-        case "growth":
-            return contender.name in {*FULL_ONLY, "taskflow-async"}
         case "replay" if contender.family in {"floor_bare", "floor_raw"}:
             return False
         case "replay" if contender.name in {"taskflow-normal", "taskflow-async", "floor-f-normal"}:

@@ -199,7 +199,9 @@ def judged(target: Target, figures: Iterable[Figure]) -> Verdict:
     ratio = figure.cost / reference.cost
     if target.faster:
         ratio = 1 / ratio
-        return Verdict(target.line, demand, ratio, f"{ratio:.3g} ×", ratio >= target.limit, at)
+        # The peer's cost grows with the size: another size says nothing.
+        met = None if at else ratio >= target.limit
+        return Verdict(target.line, demand, ratio, f"{ratio:.3g} ×", met, at)
 
     measured = f"{ratio:.2f} ×"
     if target.slack:

@@ -33,7 +33,7 @@ from taskflow.errors import (
     UnknownWorkflow,
 )
 from taskflow.executions import RunHandle
-from taskflow.records import CurrentCall, RunRecord, RunStatus, TaskRecord
+from taskflow.records import CurrentCall, Progress, RunRecord, RunStatus, TaskRecord
 from taskflow.retry import RetryPolicy
 from taskflow.runs import current
 from taskflow.runtime import Runtime
@@ -52,6 +52,7 @@ __all__ = (
     "LeaseLost",
     "MemoryStore",
     "NotInRun",
+    "Progress",
     "RetryPolicy",
     "RunCancelled",
     "RunHandle",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 import traceback
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -18,10 +19,10 @@ from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
 from taskflow.records import CurrentCall
 from taskflow.retry import first_match
-from taskflow.runs import FRAME, REMOTE, Frame, Run, current
+from taskflow.runs import FRAME, REMOTE, Frame, current
 from taskflow.workers import TimedOut, call_in_process
 
-__all__ = ("Outcome", "attempt_all", "is_cancellation")
+__all__ = ("Attempted", "Outcome", "attempt_all", "is_cancellation")
 
 T = TypeVar("T")
 
@@ -29,48 +30,64 @@ T = TypeVar("T")
 UNRECORDED = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
+class Attempted(Protocol):
+    """What is attempted: a call, or the run itself (which has no id)."""
+
+    id: str | None
+    definition: Definition[..., Any, Any]
+    digest: bytes
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 class Outcome(Struct):
     """What the attempts of a call came to."""
 
     attempts: int
+    started: float  # wall clock, seconds since the epoch
     payload: bytes
     value: Any = None
     failure: failures.Failure | None = None
     error: BaseException | None = None  # as the body raised it
 
 
-async def attempt_all(
-    definition: Definition[..., Any, Any],
-    run: Run,
-    digest: bytes,
-    call_id: str | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    keeps: bool = False,
-) -> Outcome:
+async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     """Execute a call as often as its policies say.
 
     Raises only what must not be recorded: a cancellation, what ends the process, and what breaks
     the run.
     """
+    definition = call.definition
+    run = parent.run
     codec = definition.codec
     policies = definition.policies
+    slots = None if definition.is_workflow else run.scheduler.slots
+    keeps = parent.keeps or bool(policies)
+    baseline = _cancel_requests()
+    started = time.time()
     attempt = 1
     while True:
-        frame = Frame(
-            run,
-            digest,
-            call_id,
-            attempt=attempt,
-            is_task=call_id is not None and not definition.is_workflow,
-            keeps=keeps or bool(policies),
-        )
-        baseline = _cancel_requests()
+        frame = Frame(run, call.digest, call.id, attempt, slots is not None, keeps)
         try:
-            value = await _attempt(definition, frame, args, kwargs)
+            if slots is not None:
+                if not slots.try_take():
+                    await slots.take()
+                frame.holds_slot = True
+            try:
+                if definition.is_bare:  # as most are: two coroutines less
+                    context = copy_context()
+                    context.run(FRAME.set, frame)
+                    value = await _stepped(definition.fn(*call.args, **call.kwargs), context)
+                elif definition.timeout is None:
+                    value = await _body(call, frame)
+                else:
+                    value = await _timed_body(call, frame, definition.timeout)
+            finally:
+                frame.end()
+                if frame.in_flight and slots is not None:
+                    await run.end_strays(frame)
             payload, value = codec.round_trip(value)
-            return Outcome(attempt, payload, value)
+            return Outcome(attempt, started, payload, value)
         except UNRECORDED:
             raise
         except BaseException as error:
@@ -85,12 +102,12 @@ async def attempt_all(
             given_up = any(mark.given_up for mark in marks)
             policy = None if given_up else first_match(policies, error)
             if policy is None or attempt >= policy.max_attempts:
-                given_up = given_up or bool(policies)
-                failure = failures.record(error, ended_by, given_up)
-                return Outcome(attempt, failure.encode(), None, failure, error)
+                failure = failures.record(error, ended_by, given_up or bool(policies))
+                return Outcome(attempt, started, failure.encode(), None, failure, error)
             delay = policy.drawn_delay_after(attempt)
             if ended_by:
                 await run.unrecord(ended_by)
+        run.retried += 1
         await anyio.sleep(delay)
         attempt += 1
 
@@ -113,47 +130,21 @@ def _cancel_requests() -> int:
     return 0 if task is None else task.cancelling()
 
 
-async def _attempt(
-    definition: Definition[..., Any, Any], frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    slots = frame.run.scheduler.slots
-    if frame.is_task:
-        if not slots.try_take():
-            await slots.take()
-        frame.holds_slot = True
-    try:
-        if definition.timeout is None:
-            return await _body(definition, frame, args, kwargs)
-        return await _timed_body(definition, definition.timeout, frame, args, kwargs)
-    finally:
-        frame.end()
-        if frame.in_flight and frame.is_task:
-            await frame.run.end_strays(frame)
-
-
-async def _timed_body(
-    definition: Definition[..., Any, Any],
-    limit: float,
-    frame: Frame,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:
     begun = anyio.current_time()
-    if definition.kind is BodyKind.THREAD:
+    if call.definition.kind is BodyKind.THREAD:
         try:
-            return await _body(definition, frame, args, kwargs)
+            return await _body(call, frame)
         except TimedOut:
             pass
     else:
-        with anyio.move_on_after(limit) as scope:
-            return await _body(definition, frame, args, kwargs)
-        assert scope.cancelled_caught
-    raise TaskTimeout(definition.name, limit, anyio.current_time() - begun)
+        with anyio.move_on_after(limit):
+            return await _body(call, frame)
+    raise TaskTimeout(call.definition.name, limit, anyio.current_time() - begun)
 
 
-async def _body(
-    definition: Definition[..., Any, Any], frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+async def _body(call: Attempted, frame: Frame) -> Any:
+    definition, args, kwargs = call.definition, call.args, call.kwargs
     context = copy_context()
     context.run(FRAME.set, frame)
     kind = definition.kind

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from asyncio import Task
 from collections.abc import Coroutine, Generator
 from hashlib import blake2b
 from types import TracebackType
@@ -20,8 +21,9 @@ from taskflow import failures
 from taskflow.attempts import Outcome, attempt_all
 from taskflow.codec import decode_plain, encode_plain
 from taskflow.definitions import Definition
-from taskflow.errors import SerializationError
+from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.identity import canonical_arguments
+from taskflow.loops import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FRAME, Frame, Tally
 
@@ -53,7 +55,7 @@ class Call(Coroutine[Any, Any, T_co]):
         """Execute up to the next suspension (the coroutine protocol)."""
         steps = self._steps
         if steps is None:
-            self._steps = steps = self._execute()
+            steps = self.__await__()
         return steps.send(value)
 
     def throw(
@@ -109,14 +111,14 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     """A call of a task, or of a workflow inside another one, whose outcome is recorded."""
 
     __slots__ = (
-        "_args",
         "_canonical",
-        "_definition",
-        "_digest",
         "_host",
         "_identity",
-        "_kwargs",
         "_twin",
+        "args",
+        "definition",
+        "digest",
+        "kwargs",
     )
 
     def __init__(
@@ -139,9 +141,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             canonical, types = canonical_arguments(arguments, name)
             identity = canonical + types
         self.frame: Frame = frame
-        self._definition = definition
-        self._args = args
-        self._kwargs = kwargs
+        self.definition = definition
+        self.args = args
+        self.kwargs = kwargs
         self._canonical = canonical
         self._identity = identity
         self._twin: str | None = None
@@ -155,7 +157,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             seen.add(digest)
         else:
             digest = self._take_occurrence(part, digest)
-        self._digest = digest
+        self.digest = digest
         self.id = f"{name}:{digest.hex()}"
         self._steps = None  # from here on, __del__ has something to say
 
@@ -171,14 +173,63 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """The digest of one more equal call under the same parent."""
         if self.frame.repeats is None:
             self.frame.repeats = {}
-        name = self._definition.name
+        name = self.definition.name
         count, self._twin = self.frame.repeats.get(first, (0, f"{name}:{first.hex()}"))
         count += 1
         digest = blake2b(b"%b\n%d" % (part, count), digest_size=16).digest()
         self.frame.repeats[first] = (count, f"{name}:{digest.hex()}")
         return digest
 
+    def send(self, value: Any, /) -> Any:
+        """Execute up to the next suspension (the coroutine protocol)."""
+        if self._steps is None and (recorded := self.recall()) is not None:
+            raise StopIteration(self.replay(recorded))
+        return super().send(value)
+
     def _execute(self) -> Generator[Any, Any, T_co]:
+        recorded = self.recall()
+        if recorded is not None:
+            return self.replay(recorded)
+        return (yield from self.execute_for(None, self._loop_host()).__await__())
+
+    def recall(self) -> Recorded | None:
+        """What is recorded of this call, which is then answered by it."""
+        frame = self.frame
+        run = frame.run
+        if not (run.recorded or frame.keeps) or not run.is_open:
+            return None
+        recorded = run.recall(self.id, frame)
+        if recorded is not None and self._steps is None:
+            self._steps = self
+        return recorded
+
+    def settle(self) -> None:
+        """Count as asked for, without an answer: the call was made, and will not be awaited."""
+        self.recall()
+        self._steps = self
+
+    def replay(self, recorded: Recorded) -> T_co:
+        """The recorded result; or raise the recorded failure."""
+        if recorded.kind == RESULT:
+            return self.definition.codec.decode(recorded.payload)  # type: ignore[no-any-return]
+        raise self._failure(failures.Failure.parse(recorded.payload))
+
+    async def execute_for(self, tally: Tally | None, host: Task[Any] | None) -> T_co:
+        """Execute and record the call in the asyncio task ``host`` (None on trio).
+
+        Its commit is awaited here, or by whoever keeps the tally.
+        """
+        if self._steps is None:
+            self._steps = self
+        if host is not None:
+            self._host = host
+            return await self._record(tally)
+        with anyio.CancelScope() as self._host:
+            return await self._record(tally)
+        raise RuntimeError(f"{self.id} was left executing when its run ended")
+
+    def _loop_host(self) -> Task[Any] | None:
+        """The asyncio task that executes this call. Raises RuntimeError in another run's body."""
         awaiting = FRAME.get()
         run = self.frame.run
         if awaiting is not None and awaiting.run is not run:
@@ -186,54 +237,33 @@ class RecordedCall(Call[T_co], Generic[T_co]):
                 f"{self.id} was made in run {run.run_id!r} on thread {run.thread_id!r} and cannot "
                 f"be awaited in run {awaiting.run.run_id!r} on thread {awaiting.run.thread_id!r}"
             )
-        recorded = self.recall()
-        if recorded is not None:
-            return self.replay(recorded)
-        return (yield from self.execute_for(None).__await__())
-
-    def recall(self) -> Recorded | None:
-        """What is recorded of this call, which counts as awaited from here on."""
-        if self._steps is None:
-            self._steps = self
-        run = self.frame.run
-        return run.recall(self.id, self.frame) if run.is_open else None
-
-    def replay(self, recorded: Recorded) -> T_co:
-        """The recorded result; or raise the recorded failure."""
-        if recorded.kind == RESULT:
-            return self._definition.codec.decode(recorded.payload)  # type: ignore[no-any-return]
-        raise self._failure(failures.Failure.parse(recorded.payload))
-
-    async def execute_for(self, tally: Tally | None) -> T_co:
-        """Execute the call; its commit is awaited by whoever keeps the tally."""
-        loop = self.frame.run.scheduler.loop
-        if loop.is_asyncio:
-            self._host = loop.host()
-            return await self._record(tally)
-        with anyio.CancelScope() as self._host:
-            return await self._record(tally)
-        raise RuntimeError(f"{self.id} was left executing when its run ended")
+        return run.scheduler.loop.host()
 
     async def _record(self, tally: Tally | None) -> T_co:
         frame = self.frame
         run = frame.run
-        if not run.is_open or frame.is_cancelled:
+        definition = self.definition
+        if frame.is_cancelled or not run.is_open:
             await run.check_open(frame)
         if run.gate is not None:
-            await run.gate.wait(self.id, capped(self._canonical))
+            await run.gate.wait(self.id, self._shown_arguments())
         if self._twin is not None and self._twin in run.executing:
-            run.warn_of_twins(self._definition.name)
+            run.warn_of_twins(definition.name)
         run.begin(self)
         frame.enter_call()
         try:
-            cache = self._definition.cache
-            if cache is None:
-                outcome = await self._perform(tally, None)
+            if definition.cache is None:
+                outcome = await attempt_all(self, frame)
+                promise = self._put(outcome, None, tally)
+                if promise is not None:
+                    await promise
             else:
                 key = self._cache_key()
-                async with run.cache.flight(self._definition.name, key):
-                    outcome = await self._perform_cached(key)
+                async with run.cache.flight(definition.name, key):
+                    outcome = await self._find_or_attempt(key)
         except BaseException as error:
+            if isinstance(error, StoreError | LeaseLost | RunCancelled):
+                run.break_off(error)
             if isinstance(error, Exception):
                 await frame.leave_call()
             else:
@@ -241,71 +271,59 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             raise
         finally:
             run.end(self)
-        await frame.leave_call()
+        frame.in_flight -= 1
+        if frame.is_task and not frame.in_flight:
+            await frame.regain_slot()
         if outcome.failure is not None:
             raise self._failure(outcome.failure, outcome.error)
         return outcome.value  # type: ignore[no-any-return]
 
-    async def _perform(self, tally: Tally | None, cache_key: str | None) -> Outcome:
-        definition = self._definition
-        frame = self.frame
-        started = time.time()
-        outcome = await attempt_all(
-            definition,
-            frame.run,
-            self._digest,
-            self.id,
-            self._args,
-            self._kwargs,
-            keeps=frame.keeps,
-        )
+    async def _find_or_attempt(self, key: str) -> Outcome:
+        """Be answered from the cache, or execute and share the result."""
+        definition = self.definition
+        run = self.frame.run
+        assert definition.cache is not None
+        payload = await run.cache.find(definition.name, key, time.time())
         cached: CacheEntry | None = None
-        if cache_key is not None and outcome.failure is None:
-            assert definition.cache is not None
-            cached = definition.cache.entry(definition.name, cache_key, outcome.payload, time.time())
-        await self._commit(outcome, started, cached, tally)
-        return outcome
-
-    async def _perform_cached(self, key: str) -> Outcome:
-        definition = self._definition
-        started = time.time()
-        payload = await self.frame.run.cache.find(definition.name, key, started)
-        if payload is None:
-            return await self._perform(None, key)
         try:
-            outcome = Outcome(0, payload, definition.codec.decode(payload))
-        except SerializationError:  # its annotation changed since
-            return await self._perform(None, key)
-        await self._commit(outcome, started, None, None)
+            assert payload is not None
+            outcome = Outcome(0, time.time(), payload, definition.codec.decode(payload))
+        except (AssertionError, SerializationError):  # the annotation may have changed since
+            outcome = await attempt_all(self, self.frame)
+            if outcome.failure is None:
+                cached = definition.cache.entry(
+                    definition.name, key, outcome.payload, time.time()
+                )
+        promise = self._put(outcome, cached, None)
+        if promise is not None:
+            await promise
         return outcome
 
-    async def _commit(
-        self, outcome: Outcome, started: float, cached: CacheEntry | None, tally: Tally | None
-    ) -> None:
+    def _put(
+        self, outcome: Outcome, cached: CacheEntry | None, tally: Tally | None
+    ) -> Promise | None:
+        """Hand the outcome in to be committed; what to await before anybody may see it."""
         frame = self.frame
+        failed = outcome.failure is not None
         checkpoint = frame.run.checkpoint(
             self.id,
             frame.call_id,
-            self._definition.name,
-            RESULT if outcome.failure is None else ERROR,
+            self.definition.name,
+            ERROR if failed else RESULT,
             outcome.payload,
             self._shown_arguments(),
             outcome.attempts,
-            started,
+            outcome.started,
         )
-        await frame.run.commit(
-            checkpoint,
-            frame,
-            self._definition.durability,
-            cached,
-            tally if outcome.failure is None else None,
+        return frame.run.put(
+            checkpoint, frame, self.definition.durability, cached, None if failed else tally
         )
 
     def _cache_key(self) -> str:
-        definition = self._definition
+        definition = self.definition
         assert definition.cache is not None
         if definition.cache.key is not None:
-            key = definition.cache.key(*self._args, **self._kwargs)
+            key = definition.cache.key(*self.args, **self.kwargs)
             if not isinstance(key, str):
                 raise TypeError(f"the cache key of {definition.name} must be text, got {key!r}")
             return key
@@ -314,7 +332,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def _shown_arguments(self) -> str | None:
         if self._canonical is not None:
             return capped(self._canonical)
-        arguments = self._definition.binder.bind(self._args, self._kwargs)
+        arguments = self.definition.binder.bind(self.args, self.kwargs)
         shown: dict[str, Any] = {}
         for name, value in arguments.items():
             try:

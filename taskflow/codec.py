@@ -34,6 +34,9 @@ __all__ = (
 # Python 3.11 reads about 900 levels back from a shallow stack; 3.13 several thousand.
 NESTING_LIMIT: Final = 400
 
+# What msgspec reads, and Python where nobody called sys.set_int_max_str_digits().
+INT_DIGITS: Final = 4300
+
 SCALARS: Final = frozenset({int, str, bool, type(None)})
 NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
@@ -43,7 +46,21 @@ def _to_builtin(value: Any) -> Any:
     """What msgspec is to encode in place of an object that it does not know: pydantic models."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
+        # By alias, as it is read back.
+        return value.model_dump(mode="json", by_alias=True, round_trip=True)
+    raise NotImplementedError(f"JSON has no form for objects of type {type(value).__qualname__}")
+
+
+def _to_fields(value: Any) -> Any:
+    """The same for what is not read back, but must tell values apart.
+
+    A dump hides secrets, leaves excluded fields out, and writes sets in an order of their own.
+    """
+    if _is_pydantic(type(value)):
+        return {name: getattr(value, name, None) for name in fields_of(value)}
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.AnyUrl):
+        return str(value)
     raise NotImplementedError(f"JSON has no form for objects of type {type(value).__qualname__}")
 
 
@@ -64,7 +81,7 @@ def _is_pydantic(annotation: object) -> bool:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_to_builtin)
-_sorting_encoder = msgspec.json.Encoder(enc_hook=_to_builtin, order="sorted")
+_sorting_encoder = msgspec.json.Encoder(enc_hook=_to_fields, order="sorted")
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 encode_plain = _encoder.encode
@@ -137,10 +154,11 @@ class Codec:
 
         Raises SerializationError, with the annotation to write, where the two differ.
         """
-        if type(value) in self._scalars:
-            return self._encode(value), value
-
+        kind = type(value)
         payload = self._encode(value)
+        if kind in self._scalars and (kind is not int or len(payload) <= INT_DIGITS):
+            return payload, value
+
         if nesting(payload) > NESTING_LIMIT:
             raise SerializationError(
                 f"{self._what} is nested more than {NESTING_LIMIT} levels deep, more than every "
@@ -292,7 +310,8 @@ def fields_of(value: Any) -> tuple[str, ...]:
     if hasattr(kind, "__attrs_attrs__"):
         return tuple(field.name for field in kind.__attrs_attrs__)
     if _is_pydantic(kind):
-        return tuple(kind.model_fields)
+        extra, private = value.__pydantic_extra__, value.__pydantic_private__
+        return (*kind.model_fields, *(extra or ()), *(private or ()))
     return ()
 
 

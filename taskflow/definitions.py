@@ -69,6 +69,7 @@ class Definition(Generic[P, R_co, T_co]):
         self.cache = cache
         self.durability = durability
         self.kind = _kind_of(fn, executor)
+        self.is_bare = self.kind is BodyKind.COROUTINE and timeout is None
         self.binder = Binder(fn, self.name)
         self.part = name_part(self.name, self.version)
         self._locals = _callers_locals(fn)

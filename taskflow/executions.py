@@ -151,7 +151,7 @@ class Execution:
         workflow = self.workflow
         args, kwargs = workflow.decode_input(run.row.input)
         root = run.root()
-        outcome = await attempt_all(workflow, run, root.digest, None, args, kwargs)
+        outcome = await attempt_all(_Body(workflow, root.digest, args, kwargs), root)
         if outcome.failure is not None:
             assert outcome.error is not None
             self._error = outcome.error
@@ -199,6 +199,24 @@ class Execution:
         self._error = error
         if isinstance(error, RunCancelled):
             self.status = RunStatus.CANCELLED
+
+
+class _Body:
+    """The run's own body, as something to be attempted."""
+
+    id: str | None = None
+
+    def __init__(
+        self,
+        workflow: Workflow[..., Any, Any],
+        digest: bytes,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.definition = workflow
+        self.digest = digest
+        self.args = args
+        self.kwargs = kwargs
 
 
 class RunHandle(Generic[T]):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Final
 
 import anyio
-from msgspec import Struct
 
 from taskflow.errors import LeaseLost, RunCancelled, StoreError
 from taskflow.loops import Latch, Loop, Promise, uninterrupted
@@ -37,12 +36,56 @@ MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 MAX_BACKLOG_ROWS: Final = 10_000
 
 
-class _Entry(Struct):
-    write: Checkpoint | Unrecord | Finish | Claim
-    key: RunKey | None  # None: a claim, which carries its own fence
-    promise: Promise
-    cached: CacheEntry | None = None
-    claimed: Claimed | None = None
+class _Group:
+    """What is committed together: a batch, and for each of its writes who waits for it."""
+
+    __slots__ = ("batch", "checkpoints", "claims", "ends", "size")
+
+    def __init__(self) -> None:
+        self.batch = Batch([], [], [], [], [])
+        self.size = 0  # bytes of payload
+        self.checkpoints: list[tuple[RunKey, Promise]] = []
+        self.ends: list[tuple[Unrecord | Finish, Promise]] = []
+        self.claims: list[tuple[Promise, list[Claimed]]] = []
+
+    def __len__(self) -> int:
+        return len(self.checkpoints) + len(self.ends) + len(self.claims)
+
+    def add(self, write: Unrecord | Finish, promise: Promise) -> None:
+        """Add the end of a run or of an attempt."""
+        if isinstance(write, Finish):
+            self.batch.finishes.append(write)
+        else:
+            self.batch.unrecords.append(write)
+        self.ends.append((write, promise))
+
+    def singles(self) -> Iterator[_Group]:
+        """The same writes, each in a group of its own; shared results come first."""
+        single = _Group()
+        single.batch.cached = self.batch.cached
+        yield single
+        for checkpoint, waiter in zip(self.batch.checkpoints, self.checkpoints, strict=True):
+            single = _Group()
+            single.batch.checkpoints.append(checkpoint)
+            single.checkpoints.append(waiter)
+            yield single
+        for write, promise in self.ends:
+            single = _Group()
+            single.add(write, promise)
+            yield single
+        for claim, waiting in zip(self.batch.claims, self.claims, strict=True):
+            single = _Group()
+            single.batch.claims.append(claim)
+            single.claims.append(waiting)
+            yield single
+
+    def waiters(self) -> Iterator[tuple[RunKey | None, Promise]]:
+        """Everybody who waits, and the run that it is about (none yet for a claim)."""
+        yield from self.checkpoints
+        for write, promise in self.ends:
+            yield write.key, promise
+        for promise, _ in self.claims:
+            yield None, promise
 
 
 class Journal:
@@ -51,16 +94,17 @@ class Journal:
     def __init__(self, store: Store, loop: Loop) -> None:
         self._store = store
         self._loop = loop
-        self._entries: deque[_Entry] = deque()
+        self._groups: deque[_Group] = deque()
         self._wake: Promise | None = None
         self._closing = False
         self._ended = Latch()
+        # Runs of which a write has failed: what came after it rests on it, and fails too.
         self._poisoned: set[tuple[int, int]] = set()
 
     @property
     def is_crowded(self) -> bool:
         """Whether so much waits to be written that callers should wait for it."""
-        return len(self._entries) > MAX_BACKLOG_ROWS
+        return len(self._groups) > MAX_BACKLOG_ROWS // MAX_BATCH_ROWS
 
     def put(
         self,
@@ -69,21 +113,29 @@ class Journal:
         promise: Promise,
         cached: CacheEntry | None = None,
     ) -> None:
-        """Have ``checkpoint`` committed; ``promise`` is kept after that, or broken."""
-        self._put(_Entry(checkpoint, key, promise, cached))
+        """Have ``checkpoint`` committed; ``promise`` is kept after that.
+
+        Or it is broken, with LeaseLost, RunCancelled or StoreError.
+        """
+        group = self._open_group()
+        group.batch.checkpoints.append(checkpoint)
+        group.checkpoints.append((key, promise))
+        group.size += len(checkpoint.payload)
+        if cached is not None:
+            group.batch.cached.append(cached)
 
     async def record(
         self, checkpoint: Checkpoint, key: RunKey, cached: CacheEntry | None = None
     ) -> None:
         """Commit ``checkpoint``. Raises LeaseLost, RunCancelled or StoreError."""
         promise = self._loop.promise()
-        self._put(_Entry(checkpoint, key, promise, cached))
+        self.put(checkpoint, key, promise, cached)
         await promise
 
     async def unrecord(self, key: RunKey, task_ids: tuple[str, ...]) -> None:
         """Drop recorded failures. Raises LeaseLost, RunCancelled or StoreError."""
         promise = self._loop.promise()
-        self._put(_Entry(Unrecord(key, task_ids), key, promise))
+        self._open_group().add(Unrecord(key, task_ids), promise)
         await promise
 
     async def finish(self, finish: Finish) -> None:
@@ -92,7 +144,7 @@ class Journal:
         Raises LeaseLost, RunCancelled or StoreError.
         """
         latch = Latch()
-        self._put(_Entry(finish, finish.key, latch))
+        self._open_group().add(finish, latch)
         await uninterrupted(latch)
 
     async def claim(self, claim: Claim) -> Claimed:
@@ -101,18 +153,19 @@ class Journal:
         Raises what `taskflow.stores.base.decide` raises, or StoreError.
         """
         latch = Latch()
-        entry = _Entry(claim, None, latch)
-        self._put(entry)
+        answer: list[Claimed] = []
+        group = self._open_group()
+        group.batch.claims.append(claim)
+        group.claims.append((latch, answer))
         await uninterrupted(latch)
-        assert entry.claimed is not None
-        return entry.claimed
+        return answer[0]
 
     async def run(self) -> None:
         """Commit until `close` is called and nothing is left."""
         with anyio.CancelScope(shield=True):
-            while self._entries or not self._closing:
-                if self._entries:
-                    await self._commit(self._take())
+            while self._groups or not self._closing:
+                if self._groups:
+                    await self._commit(self._groups.popleft())
                     continue
                 self._wake = self._loop.promise()
                 try:
@@ -131,101 +184,92 @@ class Journal:
         self._notify()
         await uninterrupted(self._ended)
 
-    def _put(self, entry: _Entry) -> None:
-        self._entries.append(entry)
+    def _open_group(self) -> _Group:
+        """The group that takes the next write; it is committed after those before it."""
+        groups = self._groups
+        if groups:
+            group = groups[-1]
+            if len(group.checkpoints) < MAX_BATCH_ROWS and group.size < MAX_BATCH_BYTES:
+                return group
+        group = _Group()
+        groups.append(group)
         if self._wake is not None:
             self._notify()
+        return group
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def _take(self) -> list[_Entry]:
-        entries = self._entries
-        taken: list[_Entry] = []
-        size = 0
-        while entries and len(taken) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
-            entry = entries.popleft()
-            if isinstance(entry.write, Checkpoint):
-                size += len(entry.write.payload)
-            taken.append(entry)
-        return taken
-
-    async def _commit(self, entries: list[_Entry]) -> None:
+    async def _commit(self, group: _Group) -> None:
         if self._poisoned:
-            entries = self._without_poisoned(entries)
-        batch = Batch([], [], [], [], [])
-        claims: list[_Entry] = []
-        for entry in entries:
-            write = entry.write
-            if isinstance(write, Checkpoint):
-                batch.checkpoints.append(write)
-                if entry.cached is not None:
-                    batch.cached.append(entry.cached)
-            elif isinstance(write, Finish):
-                batch.finishes.append(write)
-            elif isinstance(write, Claim):
-                batch.claims.append(write)
-                claims.append(entry)
-            else:
-                batch.unrecords.append(write)
+            group = self._without_poisoned(group)
         try:
-            committed = await self._store.commit(batch)
+            committed = await self._store.commit(group.batch)
         except Exception as error:
-            if isinstance(error, StoreError) and error.row_at_fault and len(entries) > 1:
+            if isinstance(error, StoreError) and error.row_at_fault and len(group) > 1:
                 # One bad row hurts one caller.
-                for entry in entries:
-                    await self._commit([entry])
+                for single in group.singles():
+                    await self._commit(single)
                 return
-            for entry in entries:
-                if entry.key is not None:
-                    self._poisoned.add((entry.key.number, entry.key.epoch))
-                _break(entry.promise, lambda: _store_error(error, self._store.where))
+            for key, promise in group.waiters():
+                if key is not None:
+                    self._poisoned.add((key.number, key.epoch))
+                _break(promise, self._explained(error))
             return
-        for entry, answer in zip(claims, committed.claims, strict=True):
-            if isinstance(answer, Claimed):
-                entry.claimed = answer
+        for (promise, answer), claimed in zip(group.claims, committed.claims, strict=True):
+            if isinstance(claimed, Claimed):
+                answer.append(claimed)
             else:
-                _break(entry.promise, lambda answer=answer: answer)
-        refused = committed.refused
-        for entry in entries:
-            key = entry.key
-            if refused and key is not None and (key.number, key.epoch) in refused:
-                status = refused[key.number, key.epoch]
-                _break(entry.promise, lambda key=key, status=status: _refusal(key, status))
-            elif not entry.promise.done():
-                entry.promise.set_result(None)
+                _break(promise, claimed)
+        if refused := committed.refused:
+            for key, promise in group.waiters():
+                if key is not None and (key.number, key.epoch) in refused:
+                    _break(promise, _refusal(key, refused[key.number, key.epoch]))
+        for _, promise in group.waiters():
+            if not promise.done():
+                promise.set_result(None)
 
-
-    def _without_poisoned(self, entries: list[_Entry]) -> list[_Entry]:
-        """Refuse what rests on a write that failed: a run can only be released after that."""
-        left = []
-        for entry in entries:
-            key, write = entry.key, entry.write
-            released = isinstance(write, Finish) and write.status != RunStatus.SUCCESS
-            if key is None or released or (key.number, key.epoch) not in self._poisoned:
-                left.append(entry)
+    def _without_poisoned(self, group: _Group) -> _Group:
+        """Refuse what rests on a write that failed: such a run can only be released."""
+        left = _Group()
+        left.batch.cached = group.batch.cached
+        left.batch.claims, left.claims = group.batch.claims, group.claims
+        for checkpoint, (key, promise) in zip(
+            group.batch.checkpoints, group.checkpoints, strict=True
+        ):
+            if (key.number, key.epoch) in self._poisoned:
+                _break(promise, self._rests_on_a_failure(key))
             else:
-                text = f"{self._store.where}: an earlier write of run {key.run_id!r} has failed"
-                _break(entry.promise, lambda text=text: StoreError(text))
+                left.batch.checkpoints.append(checkpoint)
+                left.checkpoints.append((key, promise))
+        for write, promise in group.ends:
+            key = write.key
+            releases = isinstance(write, Finish) and write.status != RunStatus.SUCCESS
+            if (key.number, key.epoch) in self._poisoned and not releases:
+                _break(promise, self._rests_on_a_failure(key))
+            else:
+                left.add(write, promise)
         return left
 
+    def _rests_on_a_failure(self, key: RunKey) -> StoreError:
+        return StoreError(f"{self._store.where}: an earlier write of run {key.run_id!r} has failed")
 
-def _break(promise: Promise, make_error: Callable[[], BaseException]) -> None:
-    # An exception of its own for each: a shared one would collect everybody's traceback.
+    def _explained(self, error: Exception) -> StoreError:
+        """The error for one of several callers: a shared one would collect their tracebacks."""
+        if not isinstance(error, StoreError):
+            explained = StoreError(f"{self._store.where}: {error!r}")
+            explained.__cause__ = error
+            return explained
+        copy = type(error).__new__(type(error), *error.args)
+        copy.__dict__.update(error.__dict__)
+        copy.__cause__ = error.__cause__
+        return copy
+
+
+def _break(promise: Promise, error: BaseException) -> None:
     if not promise.done():
-        promise.set_exception(make_error())
-
-
-def _store_error(error: Exception, where: str) -> BaseException:
-    kind = type(error) if isinstance(error, StoreError) else StoreError
-    text = str(error) if isinstance(error, StoreError) else f"{where}: {error!r}"
-    copy = kind.__new__(kind)
-    copy.args = (text,)
-    copy.__cause__ = error.__cause__ if isinstance(error, StoreError) else error
-    for note in getattr(error, "__notes__", ()):
-        copy.add_note(note)
-    return copy
+        promise.set_exception(error)
 
 
 def _refusal(key: RunKey, status: str) -> BaseException:

@@ -76,7 +76,7 @@ class MapCall(Call[list[T]]):
             if isinstance(items, Sized) and isinstance(calls, Iterator) and not run.unwinding:
                 # Equal calls that come later count these, however far the pool has got.
                 for call in calls:
-                    call.recall()
+                    call.settle()
             if isinstance(error, Exception):
                 await frame.leave_call()
             else:
@@ -105,7 +105,7 @@ class MapCall(Call[list[T]]):
         recorded = first.recall()
         assert recorded is not None
         for call in calls:
-            call.recall()
+            call.settle()
         first.replay(recorded)
 
 
@@ -179,16 +179,17 @@ class _Pool:
         self._group.start_soon(self._work)
 
     async def _work(self) -> None:
+        host = self._frame.run.scheduler.loop.host()
         try:
             if isinstance(self._calls, Iterator):
                 for call in self._calls:
-                    await self._execute(call)
+                    await self._execute(call, host)
                     if self._failure is not None:
                         return
             else:
                 while (pulled := await self._pull()) is not None:
                     position, call = pulled
-                    await self._execute(call, position)
+                    await self._execute(call, host, position)
         except Exception as error:
             self._fail(error)
 
@@ -201,7 +202,9 @@ class _Pool:
             self._results.append(None)
             return len(self._results) - 1, call
 
-    async def _execute(self, call: RecordedCall[Any], position: int | None = None) -> None:
+    async def _execute(
+        self, call: RecordedCall[Any], host: Any, position: int | None = None
+    ) -> None:
         results = self._results
         if position is None:
             position = len(results)
@@ -212,6 +215,6 @@ class _Pool:
             return
         if self._children < self._concurrency:
             self._start_child()
-        results[position] = await call.execute_for(self)
+        results[position] = await call.execute_for(self, host)
         if self.owed > MAX_UNCOMMITTED:
             await self._wait_for_commits()

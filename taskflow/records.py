@@ -26,6 +26,7 @@ __all__ = (
     "CurrentCall",
     "Durability",
     "Finish",
+    "Progress",
     "Recorded",
     "RunKey",
     "RunRecord",
@@ -252,6 +253,16 @@ class CurrentCall(Struct, frozen=True):
     task_id: str | None  # None in the run's own body
     attempt: int  # from 1
     idempotency_key: str  # the same over retries, reruns and take-overs
+
+
+class Progress(Struct, frozen=True):
+    """How far a run is that this runtime executes: what ``Runtime.progress`` returns."""
+
+    executing: list[str]  # the names of the tasks that execute now
+    executed: int  # calls that have ended since this execution began, with whatever outcome
+    replayed: int  # calls answered from their records
+    failed: int  # of those executed
+    retried: int  # attempts that were followed by another one
 
 
 class RunRecord(Struct, frozen=True):

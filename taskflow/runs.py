@@ -38,6 +38,7 @@ from taskflow.records import (
     Checkpoint,
     CurrentCall,
     Durability,
+    Progress,
     Recorded,
     RunRow,
     checkpoint_checksum,
@@ -96,7 +97,6 @@ class Frame:
         run: Run,
         digest: bytes,
         call_id: str | None,
-        *,
         attempt: int = 1,
         is_task: bool = False,
         keeps: bool = False,
@@ -124,7 +124,12 @@ class Frame:
     async def leave_call(self) -> None:
         """A call made here has ended: the body goes on when it has its slot again."""
         self.in_flight -= 1
-        if not self.is_task or self.in_flight or self.has_ended:
+        if self.is_task and not self.in_flight:
+            await self.regain_slot()
+
+    async def regain_slot(self) -> None:
+        """Wait for a slot, if the body still needs one."""
+        if self.has_ended:
             return
         slots = self.run.scheduler.slots
         if not slots.try_take():
@@ -180,10 +185,11 @@ class Run:
         self.has_ended = False
         self.scope: anyio.CancelScope | None = None
         self.gate: Gate | None = None
+        self.executed = self.replayed = self.failed = self.retried = 0
         self._on_drift = on_drift
         self._kept: dict[str, Recorded] = {}
         self._executed_again: set[str] = set()
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._warned: set[str] = set()
         self._keeping = count(2**62)  # after everything that was loaded
         self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
@@ -202,9 +208,9 @@ class Run:
         """Whether calls may start and be answered."""
         return not (self.unwinding or self.has_ended or self.broken is not None)
 
-    def root(self, *, attempt: int = 1, keeps: bool = False) -> Frame:
+    def root(self) -> Frame:
         """The frame of the run's own body."""
-        return Frame(self, run_digest(self.run_id), None, attempt=attempt, keeps=keeps)
+        return Frame(self, run_digest(self.run_id), None)
 
     async def load(self) -> None:
         """Read what is recorded of this run. Raises StoreError."""
@@ -233,6 +239,7 @@ class Run:
             raise CheckpointCorrupt(
                 self.thread_id, self.run_id, call_id, "its checksum does not fit"
             )
+        self.replayed += 1
         return row
 
     def failed_calls(self, name: str) -> dict[str, int]:
@@ -246,9 +253,14 @@ class Run:
 
     def claim_name(self, name: str, where: str) -> None:
         """Raise TaskNameConflict where ``name`` means another function in this run."""
-        first = self._names.setdefault(name, where)
+        first = self.names.setdefault(name, where)
         if first != where:
             raise TaskNameConflict(name, first, where)
+
+    def progress(self) -> Progress:
+        """How far this execution is."""
+        names = [call.id.partition(":")[0] for call in self.executing.values()]
+        return Progress(names, self.executed, self.replayed, self.failed, self.retried)
 
     def begin(self, call: Executing) -> None:
         """``call`` executes from now on."""
@@ -338,6 +350,8 @@ class Run:
         started: float,
     ) -> Checkpoint:
         """The row for the outcome of a call, which has just ended."""
+        self.executed += 1
+        self.failed += kind == ERROR
         return Checkpoint(
             self.key.number,
             self.key.epoch,
@@ -353,17 +367,17 @@ class Run:
             checkpoint_checksum(self._seed, call_id, kind, payload),
         )
 
-    async def commit(
+    def put(
         self,
         checkpoint: Checkpoint,
         frame: Frame,
         durability: Durability | None,
         cached: CacheEntry | None = None,
         tally: Tally | None = None,
-    ) -> None:
-        """Have ``checkpoint`` committed: wait for it, or let ``tally`` or the run's end do that.
+    ) -> Promise | None:
+        """Hand ``checkpoint`` in to be committed; the promise to await, if it is to be awaited.
 
-        Raises LeaseLost, RunCancelled or StoreError.
+        Else ``tally`` or the end of the run waits for it.
         """
         if frame.keeps:
             self._keep(checkpoint)
@@ -372,21 +386,21 @@ class Run:
         if durability == "sync" or journal.is_crowded:
             if self._held:
                 self.flush()
-            if tally is not None:
+            promise: Promise
+            if tally is None:
+                promise = self.scheduler.loop.promise()
+            else:
                 tally.owed += 1
-                journal.put(checkpoint, self.key, tally, cached)
-                return
-            try:
-                await journal.record(checkpoint, self.key, cached)
-            except (StoreError, LeaseLost, RunCancelled) as error:
-                self.break_off(error)
-                raise
-        elif durability == "async":
+                promise = tally
+            journal.put(checkpoint, self.key, promise, cached)
+            return promise if tally is None else None
+        if durability == "async":
             journal.put(checkpoint, self.key, _Later(self), cached)
         else:
             self._held.append((checkpoint, cached))
             if len(self._held) > MAX_HELD_ROWS:
                 self.flush()
+        return None
 
     def flush(self) -> None:
         """Have everything committed that was held back until now."""

@@ -36,6 +36,7 @@ from taskflow.records import (
     Claimed,
     Durability,
     Finish,
+    Progress,
     RunRecord,
     RunRow,
     RunStatus,
@@ -249,6 +250,12 @@ class Runtime:
     async def get(self, thread_id: str, run_id: str | None = None) -> RunRecord:
         """A thread's run, the latest where no id is given. Raises RunNotFound."""
         return _run_record(await self._row(thread_id, run_id))
+
+    def progress(self, thread_id: str) -> Progress | None:
+        """How far a thread's run is; ``None`` where this runtime does not execute it."""
+        execution = self._executions.get(thread_id)
+        run = None if execution is None else execution.run
+        return None if run is None else run.progress()
 
     async def runs(
         self,

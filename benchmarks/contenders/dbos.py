@@ -7,7 +7,7 @@ need not find it.
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from importlib import import_module
 from pathlib import Path
@@ -115,7 +115,7 @@ class DBOSSession(Session):
 
 def opener(journal: str) -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(f"PRAGMA journal_mode = {journal}")
         instance = DBOS(

@@ -1,6 +1,6 @@
 """Floor a: the bodies awaited, nothing recorded."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class BareSession(Session):
 
 def opener() -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         yield BareSession()
 
     return open_session

@@ -5,7 +5,7 @@ Only this module knows the schema; `taskflow/stores/sqlite.py` is what it follow
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from itertools import chain
@@ -100,7 +100,7 @@ class Arguments(msgspec.Struct):
 @asynccontextmanager
 async def connected(
     path: Path, synchronous: str, factory: type[sqlite3.Connection] = sqlite3.Connection
-) -> AsyncIterator[aiosqlite.Connection]:
+) -> AsyncGenerator[aiosqlite.Connection, None]:
     """A connection as taskflow's store opens it; one statement is one commit."""
     new = not path.exists()
     async with aiosqlite.connect(path, isolation_level=None, factory=factory) as connection:

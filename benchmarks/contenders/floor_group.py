@@ -7,7 +7,7 @@ whoever waits.
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
@@ -40,8 +40,6 @@ T = TypeVar("T")
 
 # Wide enough that a commit always finds the next thousand results waiting.
 POOL_WIDTH = 1024
-# Nothing ever waits in a replay: children beyond the first few only cost their creation.
-REPLAY_WIDTH = 16
 # SQLite binds at most 32,766 values in one statement.
 MAX_ROWS = 2048
 
@@ -229,12 +227,12 @@ async def replayed(form: Form, decode: Callable[[bytes], T], payloads: list[byte
     async def answer(position: int) -> T:
         return decode(payloads[position])
 
-    return await awaited(form, answer, range(len(payloads)), width=REPLAY_WIDTH)
+    return await awaited(form, answer, range(len(payloads)), width=POOL_WIDTH)
 
 
 def opener(synchronous: str) -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         async with connected(path, synchronous, Connection) as connection:
             journal = Journal(connection)
             writer = asyncio.create_task(journal.write())

@@ -1,7 +1,7 @@
 """Floor b: raw aiosqlite, one insert and one commit a task, awaited."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class RawSession(Session):
 
 def opener(synchronous: str) -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         async with connected(path, synchronous) as connection:
             yield RawSession(connection)
 

@@ -5,7 +5,7 @@ need not find it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +95,7 @@ class LangGraphSession(Session):
 
 def opener(durability: str) -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         async with sqlite.AsyncSqliteSaver.from_conn_string(str(path)) as saver:
             await saver.setup()
             yield LangGraphSession(saver, durability)

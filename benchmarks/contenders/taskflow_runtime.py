@@ -1,7 +1,7 @@
 """taskflow, as its README says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
@@ -105,7 +105,7 @@ class TaskflowSession(Session):
 
 def opener(durability: Durability, synchronous: Synchronous) -> OpenSession:
     @asynccontextmanager
-    async def open_session(path: Path) -> AsyncIterator[Session]:
+    async def open_session(path: Path) -> AsyncGenerator[Session, None]:
         store = SQLiteStore(path, synchronous=synchronous)
         async with Runtime(store, durability=durability) as runtime:
             yield TaskflowSession(runtime, synchronous)
