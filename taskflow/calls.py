@@ -196,7 +196,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """What is recorded of this call, which is then answered by it."""
         frame = self.frame
         run = frame.run
-        if not (run.recorded or frame.keeps) or not run.is_open:
+        if not (run.recorded or frame.keeps) or frame.has_ended or not run.is_open:
             return None
         recorded = run.recall(self.id, frame)
         if recorded is not None and self._steps is None:
@@ -243,7 +243,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         frame = self.frame
         run = frame.run
         definition = self.definition
-        if frame.is_cancelled or not run.is_open:
+        if frame.is_cancelled or frame.has_ended or not run.is_open:
             await run.check_open(frame)
         if run.gate is not None:
             await run.gate.wait(self.id, self._shown_arguments())

@@ -45,6 +45,7 @@ class Execution:
         self.status = RunStatus.RUNNING
         self._journal = journal
         self._open_run = open_run
+        self.when_ended: Callable[[], object] = lambda: None  # before anybody is told
         self._payload: bytes | None = None
         self._error: BaseException | None = None
         self._error_was_raised = False
@@ -119,6 +120,7 @@ class Execution:
             if self._error is None and self._payload is None:
                 key = self.claim.thread_id, self.run_id or ""
                 self._error = RunCancelled(*key)
+            self.when_ended()
             if not self.begun.done():
                 self.begun.set_result()
             self.ended.set_result()
@@ -143,8 +145,7 @@ class Execution:
             run.unwinding = run.unwinding or not isinstance(error, Exception)
             finish = Finish(run.key, RunStatus.RUNNING, time.time())
             self._error = error
-        with anyio.CancelScope(shield=True):
-            await self._conclude(run, finish)
+        await self._conclude(run, finish)
 
     async def _execute(self, run: Run) -> Finish:
         """Execute the workflow's body; how the run ends by it."""

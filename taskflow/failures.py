@@ -7,14 +7,15 @@ this process has imported are rebuilt: nothing named in a database is imported.
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
-from types import MethodDescriptorType, WrapperDescriptorType
+from types import MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 from msgspec import Struct
 
-from taskflow.codec import decode_plain, encode_plain, is_plain
+from taskflow.codec import decode_plain, difference, encode_plain, is_plain
 from taskflow.errors import TaskFailed
 
 __all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "record")
@@ -38,8 +39,8 @@ class Failure(Struct, omit_defaults=True):
 
     type: str  # "module:qualname"
     message: str
-    args: list[Any] | None = None  # None: not carried by JSON; the message stands for them
-    binary: list[int] = []  # which of the arguments are bytes, written as Latin-1
+    args: list[Any] | None = None  # None: not carried by JSON
+    literal: str | None = None  # the arguments as a Python literal; None: the message stands for them
     attributes: dict[str, Any] = {}
     members: list[Failure] | None = None  # of an exception group
     ended_by: list[str] = []
@@ -71,26 +72,26 @@ def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool 
     kind = type(error)
     attributes = {
         name: value
-        for name, value in getattr(error, "__dict__", {}).items()
+        for name, value in _attributes(error)
         if name != MARK and type(name) is str and is_plain(name) and is_plain(value)
     }
     members = None
     args: list[Any] | None = None
-    binary: list[int] = []
+    literal: str | None = None
     if isinstance(error, BaseExceptionGroup):
         members = [record(member) for member in error.exceptions]
         message = _printable(error.message)
     else:
         message = _message(error)
-        given = _arguments(error)
-        binary = [index for index, value in enumerate(given) if type(value) is bytes]
-        args = [value.decode("latin-1") if type(value) is bytes else value for value in given]
-        args = args if is_plain(args) else None
+        args = list(_arguments(error))
+        if not is_plain(args):
+            literal = _literal(args)
+            args = None
     return Failure(
         type=f"{kind.__module__}:{kind.__qualname__}",
         message=message[:MESSAGE_LIMIT],
         args=args,
-        binary=binary if args else [],
+        literal=literal,
         attributes=attributes,
         members=members,
         ended_by=list(ended_by),
@@ -106,12 +107,12 @@ def rebuild(failure: Failure) -> Exception:
             members = [rebuild(member) for member in failure.members]
             error = kind.__new__(kind, failure.message, members)
         elif kind is not None:
-            args = [failure.message] if failure.args is None else list(failure.args)
-            for index in failure.binary:
-                args[index] = args[index].encode("latin-1")
+            args = [failure.message] if failure.args is None else failure.args
+            if failure.literal is not None:
+                args = ast.literal_eval(failure.literal)
             error = _instance(kind, tuple(args))
         if kind is not None:
-            error.__dict__.update(failure.attributes)
+            _set_attributes(error, failure.attributes)
             same = failure.members is not None or _message(error)[:MESSAGE_LIMIT] == failure.message
             if same and isinstance(error, Exception):
                 return error
@@ -169,6 +170,42 @@ def _instance(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException
     return error
 
 
+def _attributes(error: BaseException) -> Iterator[tuple[str, Any]]:
+    yield from getattr(error, "__dict__", {}).items()
+    for name in _members(type(error)):
+        value = getattr(error, name, None)
+        if value is not None:
+            yield name, value
+
+
+def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
+    members = _members(type(error))
+    for name, value in attributes.items():
+        if name not in members:
+            error.__dict__[name] = value
+        elif getattr(error, name, None) != value:
+            setattr(error, name, value)
+
+
+def _members(kind: type[BaseException]) -> set[str]:
+    """Attributes that live outside ``__dict__``: in slots, and in C (``name`` of ImportError)."""
+    return {
+        name
+        for base in kind.__mro__
+        for name, member in base.__dict__.items()
+        if isinstance(member, MemberDescriptorType) and not name.startswith("__")
+    }
+
+
+def _literal(args: list[Any]) -> str | None:
+    """The arguments as a Python literal (tuples, bytes, sets, keys that are not text), if it is exact."""
+    try:
+        literal = repr(args)
+        return literal if difference(args, ast.literal_eval(literal), "") is None else None
+    except Exception:  # no literal, or a __repr__ of the user's
+        return None
+
+
 def _arguments(error: BaseException) -> tuple[Any, ...]:
     """The arguments that make it again: OSError keeps a file's name out of its ``args``."""
     if isinstance(type(error).__reduce__, MethodDescriptorType):
@@ -182,7 +219,8 @@ def _class_of(name: str) -> type[BaseException] | None:
     module_name, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module_name)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
+        # Not getattr: a module's __getattr__ may import what is asked of it.
+        found = getattr(found, "__dict__", {}).get(part)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         found = _local_class(module_name, qualname)
     return found

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
-
-if TYPE_CHECKING:
-    from contextvars import Context
 
 __all__ = ("Latch", "Loop", "Promise", "current_loop", "uninterrupted")
 
@@ -30,7 +28,56 @@ class Promise(Protocol):
 
 
 class Latch:
-    """A promise that any number of waiters may await, each cancelled without harm to the others."""
+    """A promise that any number of waiters may await, each cancelled without harm to the others.
+
+    Unlike an event of anyio it may be made where no loop runs, and costs next to nothing until
+    somebody waits (0.2 µs against 3).
+    """
+
+    __slots__ = ("_error", "_is_done", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_done = False
+        self._error: BaseException | None = None
+        self._waiters: list[Promise] = []
+
+    def set_result(self, result: None = None, /) -> None:
+        self._is_done = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._error = exception
+        self.set_result()
+
+    def done(self) -> bool:
+        return self._is_done
+
+    async def settled(self) -> None:
+        """Wait until it is kept or broken, whichever it is."""
+        if not self._is_done:
+            waiter = _promise()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if not self._is_done:
+                    self._waiters.remove(waiter)
+
+    async def wait(self) -> None:
+        """Wait until it is kept; raise what it was broken with."""
+        await self.settled()
+        if self._error is not None:
+            raise self._error
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.wait().__await__()
+
+
+class _TrioPromise:
+    """A promise on trio."""
 
     __slots__ = ("_error", "_event")
 
@@ -38,7 +85,7 @@ class Latch:
         self._event = anyio.Event()
         self._error: BaseException | None = None
 
-    def set_result(self, result: None = None, /) -> None:
+    def set_result(self, result: None, /) -> None:
         self._event.set()
 
     def set_exception(self, exception: BaseException, /) -> None:
@@ -48,13 +95,21 @@ class Latch:
     def done(self) -> bool:
         return self._event.is_set()
 
-    async def wait(self) -> None:
+    async def _wait(self) -> None:
         await self._event.wait()
         if self._error is not None:
             raise self._error
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self.wait().__await__()
+        return self._wait().__await__()
+
+
+def _promise() -> Promise:
+    """A promise for one waiter, on the loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop().create_future()
+    except RuntimeError:
+        return _TrioPromise()
 
 
 async def uninterrupted(latch: Latch) -> None:
@@ -63,14 +118,16 @@ async def uninterrupted(latch: Latch) -> None:
     A shield stops the scopes of anyio and trio. It does not stop asyncio's own ``task.cancel()``,
     which is caught here, once for each time.
     """
-    cancelled: BaseException | None = None
-    with anyio.CancelScope(shield=True):
-        while not latch.done():
-            try:
-                await latch._event.wait()
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
+    try:
+        await latch.settled()
+    except BaseException as error:
+        cancelled = error
+        with anyio.CancelScope(shield=True):
+            while not latch.done():
+                try:
+                    await latch.settled()
+                except asyncio.CancelledError as again:
+                    cancelled = again
         raise cancelled
     await latch
 
@@ -86,17 +143,17 @@ class Loop:
 
     def promise(self) -> Promise:
         """A new promise for one waiter."""
-        return Latch()
+        return _TrioPromise()
 
     def host(self) -> asyncio.Task[Any] | None:
         """The asyncio task that is executing now; ``None`` on trio."""
         return None
 
-    def spawn(self, main: Callable[[], Awaitable[None]], context: Context) -> None:
-        """Execute ``main`` beside everything else; it must not raise."""
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Execute ``main`` beside everything else, in a copy of the context; it must not raise."""
         import trio
 
-        trio.lowlevel.spawn_system_task(main, context=context)
+        trio.lowlevel.spawn_system_task(main, context=copy_context())
 
 
 class AsyncioLoop(Loop):
@@ -108,17 +165,15 @@ class AsyncioLoop(Loop):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self.promise = self._loop.create_future  # type: ignore[method-assign]
-        self._main: asyncio.Task[None] | None = None
+        self._spawned: set[asyncio.Task[None]] = set()  # the loop's own references are weak
 
     def host(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task()
 
-    def spawn(self, main: Callable[[], Awaitable[None]], context: Context) -> None:
-        async def run() -> None:
-            await main()
-
-        # The loop itself keeps only a weak reference to its tasks.
-        self._main = self._loop.create_task(run(), context=context)
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(main())
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
 
 
 def current_loop() -> Loop:

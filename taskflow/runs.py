@@ -31,7 +31,7 @@ from taskflow.errors import (
 )
 from taskflow.identity import idempotency_key, run_digest
 from taskflow.journal import Journal
-from taskflow.loops import Latch, Promise
+from taskflow.loops import Latch, Promise, uninterrupted
 from taskflow.records import (
     ERROR,
     CacheEntry,
@@ -195,7 +195,7 @@ class Run:
         self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
         self._journal = journal
         self._store = store
-        self._quiet: Latch | None = None
+        self._stray_ended: Latch | None = None
         self._seed = run_checksum(row.thread_id, row.run_id)
 
     @property
@@ -271,8 +271,8 @@ class Run:
     def end(self, call: Executing) -> None:
         """``call`` does not execute any more."""
         del self.executing[call.id]
-        if self._quiet is not None and not self.executing:
-            self._quiet.set_result()
+        if self._stray_ended is not None:
+            self._stray_ended.set_result()
 
     def executing_in(self, frame: Frame) -> list[Executing]:
         """The calls made by one body that execute now."""
@@ -283,21 +283,27 @@ class Run:
 
         Those of one body, or all of them where ``frame`` is None.
         """
-        warned = False
+        cancelled: set[str] = set()
         while strays := self.executing_in(frame) if frame else list(self.executing.values()):
-            if not warned and not self.unwinding:
-                names = ", ".join(sorted(call.id.partition(":")[0] for call in strays)[:5])
-                warnings.warn(
-                    f"{len(strays)} calls were left executing on thread {self.thread_id!r} when "
-                    f"{frame.call_id if frame and frame.call_id else 'their run'} ended, and were "
-                    f"cancelled ({names}): await them, or start them in a task group",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                warned = True
+            if not cancelled and not self.unwinding:
+                self._warn_of_strays(strays, frame)
+            self._stray_ended = Latch()
             for call in strays:
-                call.cancel()
-            await anyio.lowlevel.cancel_shielded_checkpoint()
+                if call.id not in cancelled:
+                    cancelled.add(call.id)
+                    call.cancel()
+            await uninterrupted(self._stray_ended)
+        self._stray_ended = None
+
+    def _warn_of_strays(self, strays: list[Executing], frame: Frame | None) -> None:
+        names = ", ".join(sorted({call.id.partition(":")[0] for call in strays})[:5])
+        ended = frame.call_id if frame is not None and frame.call_id else "their run"
+        warnings.warn(
+            f"{len(strays)} calls were left executing on thread {self.thread_id!r} when {ended} "
+            f"ended, and were cancelled ({names}): await them, or start them in a task group",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def warn_of_twins(self, name: str) -> None:
         """Say, once for each task, that equal calls are in flight at the same time."""
@@ -317,12 +323,14 @@ class Run:
             await anyio.lowlevel.checkpoint_if_cancelled()
             if self.scheduler.loop.is_asyncio:
                 raise asyncio.CancelledError(f"run {self.run_id!r} is being unwound")
+            # Behind a shield trio has no cancellation to raise.
+            raise RuntimeError(f"run {self.run_id!r} is being unwound: no call starts any more")
         if self.broken is not None:
             raise again(self.broken)
-        if self.has_ended:
+        if self.has_ended or frame.has_ended:
             raise RuntimeError(
-                f"run {self.run_id!r} on thread {self.thread_id!r} has ended: a call belongs to "
-                "the run in which it was made"
+                f"a call belongs to the body in which it was made: {frame.call_id or 'the run'} "
+                f"on thread {self.thread_id!r} has ended"
             )
 
     def break_off(self, error: BaseException) -> None:

@@ -8,13 +8,12 @@ import os
 import secrets
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextvars import Context, copy_context
+from collections.abc import AsyncIterator, Iterable
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from taskflow import failures
 from taskflow.cache import Cache
@@ -386,7 +385,6 @@ class Runtime:
                 raise ThreadBusy(thread_id, "the run would wait for itself")
             if execution.is_unwinding:
                 await execution.ended.wait()
-                await anyio.lowlevel.checkpoint()
                 continue
             if not execution.answers(claim):
                 raise ThreadBusy(thread_id, f"it executes run {execution.run_id or ''!r} here")
@@ -395,14 +393,9 @@ class Runtime:
             raise ThreadBusy(thread_id, "a Runtime.thread() block is open on it")
         execution = Execution(claim, workflow, service.journal, self._run_of)
         self._executions[thread_id] = execution
-        service.start(self._execute, execution)
+        execution.when_ended = lambda: self._executions.pop(thread_id)
+        service.loop.spawn(execution.main)
         return execution
-
-    async def _execute(self, execution: Execution) -> None:
-        try:
-            await execution.main()
-        finally:
-            del self._executions[execution.claim.thread_id]
 
     def _run_of(self, claimed: Claimed) -> Run:
         service = self._open()
@@ -444,13 +437,12 @@ class _Service:
         self.is_closing = False
         self._store = store
         self._executions = executions
-        self._group: TaskGroup | None = None
         self._ready = Latch()
         self._closing = Latch()
         self._closed = Latch()
 
     async def begin(self) -> None:
-        self.loop.spawn(self._serve, _bare_context())
+        copy_context().run(self._spawn_outside_runs)
         try:
             await uninterrupted(self._ready)
         except BaseException:
@@ -462,9 +454,9 @@ class _Service:
         self._closing.set_result()
         await uninterrupted(self._closed)
 
-    def start(self, fn: Callable[..., Any], *args: Any) -> None:
-        assert self._group is not None
-        self._group.start_soon(fn, *args)
+    def _spawn_outside_runs(self) -> None:
+        FRAME.set(None)
+        self.loop.spawn(self._serve)
 
     async def _serve(self) -> None:
         try:
@@ -473,29 +465,19 @@ class _Service:
             self._ready.set_exception(error)
             self._closed.set_result()
             return
+        self.loop.spawn(self.journal.run)
+        self._ready.set_result()
         try:
-            async with anyio.create_task_group() as self._group:
-                self._group.start_soon(self.journal.run)
-                self._ready.set_result()
-                try:
-                    await self._closing.wait()
-                except BaseException:
-                    # asyncio.run() and trio.run() cancel what is left when their main has ended.
-                    warnings.warn(
-                        f"a Runtime on {self._store.where} was never closed",
-                        ResourceWarning,
-                        stacklevel=2,
-                    )
-                    self.is_closing = True
-                with anyio.CancelScope(shield=True):
-                    await self._unwind()
+            await self._closing.wait()
+        except BaseException:
+            # asyncio.run() and trio.run() cancel what is left when their main has ended.
+            self.is_closing = True
+            warnings.warn(
+                f"a Runtime on {self._store.where} was never closed", ResourceWarning, stacklevel=2
+            )
         finally:
             with anyio.CancelScope(shield=True):
-                self.scheduler.threads.close()
-                try:
-                    await self._store.close()
-                finally:
-                    self._closed.set_result()
+                await self._unwind()
 
     async def _unwind(self) -> None:
         for execution in list(self._executions.values()):
@@ -504,6 +486,11 @@ class _Service:
                 await uninterrupted(execution.ended)
         with contextlib.suppress(asyncio.CancelledError):
             await self.journal.close()
+        self.scheduler.threads.close()
+        try:
+            await self._store.close()
+        finally:
+            self._closed.set_result()
 
 
 def _store(store: Store | str | os.PathLike[str]) -> Store:
@@ -512,12 +499,6 @@ def _store(store: Store | str | os.PathLike[str]) -> Store:
     from taskflow.stores.sqlite import SQLiteStore  # SQLite and asyncio, only where they are used
 
     return SQLiteStore(store)
-
-
-def _bare_context() -> Context:
-    context = copy_context()
-    context.run(FRAME.set, None)
-    return context
 
 
 def _execution_of(frame: Any, executions: dict[str, Execution]) -> Execution | None:

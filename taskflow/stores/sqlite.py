@@ -178,12 +178,15 @@ SELECT_PREVIOUS: Final = f"""
 SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence < ? AND status = 'success'
 ORDER BY sequence DESC LIMIT 1
 """
+# A payload that somebody has edited is text, and its checksum is that of bytes.
 LOAD: Final = """
-SELECT sequence, task_id, parent_id, kind, payload, checksum FROM checkpoint
+SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum FROM checkpoint
 WHERE thread_id = ? AND run_id = ? AND sequence > ? ORDER BY sequence LIMIT ?
 """
 CHECKPOINT_COLUMNS: Final = ", ".join(
-    f"checkpoint.{name}" for name in Checkpoint.__struct_fields__ if name not in ("number", "epoch")
+    "CAST(checkpoint.payload AS BLOB)" if name == "payload" else f"checkpoint.{name}"
+    for name in Checkpoint.__struct_fields__
+    if name not in ("number", "epoch")
 )
 SELECT_CHECKPOINTS: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
@@ -356,7 +359,7 @@ class SQLiteStore:
             latest = _one_run(db, SELECT_LATEST, (thread_id,))
             if latest and latest.run_id == run_id and latest.status == RunStatus.SUCCESS:
                 _update(
-                    db, latest, status=RunStatus.RUNNING, result=None, saved=None, finished=None
+                    db, latest.verified(), status=RunStatus.RUNNING, result=None, saved=None, finished=None
                 )
             return True
 
@@ -366,7 +369,7 @@ class SQLiteStore:
         def work(db: sqlite3.Connection) -> RunRow | None:
             row = _one_run(db, SELECT_LATEST, (thread_id,))
             if row is not None and not row.is_final:
-                _cancel(db, row, now)
+                _cancel(db, row.verified(), now)
             return row
 
         return await self._write(work)
@@ -435,7 +438,7 @@ class SQLiteStore:
         query = SELECT_HEADS.format(rows=_rows("(?)", len(threads)))
         latest: dict[str, RunRow] = {}
         answers: dict[int, Claimed | Exception] = {}
-        beginning: dict[str, tuple[int, RunRow]] = {}
+        beginning: dict[str, tuple[int, RunRow, bytes | None]] = {}
         for row in db.execute(query, threads).fetchall():
             latest[row[1]] = RunRow(*row)
         for index, claim in enumerate(claims):
@@ -455,14 +458,17 @@ class SQLiteStore:
                 if decision == "answer" and held:
                     answers[index] = Claimed(held, None, is_answer=True)
                 elif decision == "continue" and held:
+                    previous = _previous(db, held)  # before anything is written: it may be damaged
                     row = _continue(db, held, claim)
                     latest[thread_id] = row
-                    answers[index] = Claimed(row, _previous(db, row))
+                    answers[index] = Claimed(row, previous)
                 else:
+                    sequence = head.sequence + 1 if head else 1
+                    row = claim.new_row(0, sequence)
+                    previous = _previous(db, row) if head else None
                     if decision == "supersede" and head:
                         _cancel(db, head, claim.now)
-                    sequence = head.sequence + 1 if head else 1
-                    beginning[thread_id] = (index, claim.new_row(0, sequence))
+                    beginning[thread_id] = (index, row, previous)
             except TaskflowError as error:
                 answers[index] = error
         self._begin(db, beginning, answers)
@@ -480,18 +486,17 @@ class SQLiteStore:
     def _begin(
         self,
         db: sqlite3.Connection,
-        beginning: dict[str, tuple[int, RunRow]],
+        beginning: dict[str, tuple[int, RunRow, bytes | None]],
         answers: dict[int, Claimed | Exception],
     ) -> None:
         if not beginning:
             return
         parameters: list[Any] = []
-        for _, row in beginning.values():
+        for _, row, _ in beginning.values():
             parameters += structs.astuple(row)[1:]
         statement = INSERT_RUNS.format(rows=_rows(RUN_ROW, len(beginning)))
         for number, thread_id in db.execute(statement, parameters).fetchall():
-            index, row = beginning[thread_id]
-            previous = _previous(db, row) if row.sequence > 1 else None
+            index, row, previous = beginning[thread_id]
             answers[index] = Claimed(structs.replace(row, number=number), previous, is_new=True)
 
     def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str) -> None:

@@ -1,0 +1,755 @@
+"""Nothing outlives its scope: cancellation, strays, timeouts and worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.lowlevel import checkpoint
+
+from taskflow import (
+    MemoryStore,
+    RetryPolicy,
+    RunNotFound,
+    Runtime,
+    TaskTimeout,
+    Workflow,
+    task,
+    workflow,
+)
+
+pytestmark = pytest.mark.anyio
+
+on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
+
+EXPECTED = ["reserve", ["a", "b", "c"], "inner", "thread"]
+
+
+class Trip:
+    """A workflow with calls of every form, and what its bodies do."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.executing: set[str] = set()
+        self.workflow = self._make()
+
+    async def body(self, name: str) -> str:
+        """A body that takes some steps, and some more to clean up."""
+        self.begun.append(name)
+        self.executing.add(name)
+        try:
+            for _ in range(3):
+                await checkpoint()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await checkpoint()
+            self.executing.discard(name)
+        return name
+
+    def _make(self) -> Workflow[[], Any, list[Any]]:
+        @task
+        async def step(name: str) -> str:
+            return await self.body(name)
+
+        @task
+        async def outer() -> str:
+            await self.body("outer")
+            return await step("inner")
+
+        @task
+        def in_thread() -> str:
+            self.begun.append("thread")
+            return "thread"
+
+        @workflow
+        async def trip() -> list[Any]:
+            return [
+                await step("reserve"),
+                await step.map(["a", "b", "c"], concurrency=2),
+                await outer(),
+                await in_thread(),
+            ]
+
+        return trip
+
+
+async def _by_scope(main: Callable[[], Awaitable[Any]], ticks: int) -> bool:
+    """Cancel ``main()`` by a scope when the loop has turned ``ticks`` times; whether it ended."""
+    ended = False
+
+    async def child() -> None:
+        nonlocal ended
+        await main()
+        ended = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+        for _ in range(ticks):
+            await checkpoint()
+        group.cancel_scope.cancel()
+    return ended
+
+
+async def _natively(main: Callable[[], Awaitable[Any]], ticks: int) -> bool:
+    """The same by asyncio's own ``cancel()``."""
+    child = asyncio.ensure_future(main())
+    for _ in range(ticks):
+        await checkpoint()
+    child.cancel()
+    await asyncio.wait([child])
+    return not child.cancelled() and child.exception() is None
+
+
+async def _natively_again_and_again(main: Callable[[], Awaitable[Any]], ticks: int) -> bool:
+    """The same, and once more at every turn of the loop until it has ended."""
+    child = asyncio.ensure_future(main())
+    for _ in range(ticks):
+        await checkpoint()
+    while not child.done():
+        child.cancel()
+        await checkpoint()
+    return not child.cancelled() and child.exception() is None
+
+
+async def _rows(runtime: Runtime, thread_id: str) -> list[str]:
+    try:
+        return [each.task_id for each in await runtime.tasks(thread_id)]
+    except RunNotFound:
+        return []
+
+
+async def _cancelled_at_every_turn(
+    runtime: Runtime,
+    cancel_after: Callable[[Callable[[], Awaitable[Any]], int], Awaitable[bool]],
+    ticks_at: Callable[[int], int],
+) -> None:
+    for turn in count():
+        thread_id = f"turn-{turn}"
+        trip = Trip()
+
+        async def caller(trip: Trip = trip, thread_id: str = thread_id) -> None:
+            assert await runtime.run(trip.workflow(), thread_id=thread_id) == EXPECTED
+
+        ended = await cancel_after(caller, ticks_at(turn))
+        assert not trip.executing, "nothing executes when run() has ended"
+        begun = list(trip.begun)
+        rows = await _rows(runtime, thread_id)
+        if rows and not ended:
+            assert (await runtime.get(thread_id)).owner is None
+        for _ in range(5):
+            await checkpoint()
+        assert trip.begun == begun, "nothing has begun behind its back"
+        assert await _rows(runtime, thread_id) == rows, "nothing was written behind its back"
+
+        again = Trip()
+        assert await runtime.run(again.workflow(), thread_id=thread_id) == EXPECTED
+        assert len(again.begun) <= 7 - len(rows), "what was recorded does not execute again"
+        if ended:
+            return
+
+
+async def test_a_scope_may_cancel_the_caller_at_any_turn(runtime: Runtime) -> None:
+    """At whichever turn of the loop the waiting caller is cancelled, P6 holds."""
+    await _cancelled_at_every_turn(runtime, _by_scope, lambda turn: turn + turn**3 // 500)
+
+
+@on_asyncio
+async def test_asyncio_may_cancel_the_caller_at_any_turn(runtime: Runtime) -> None:
+    """``task.cancel()`` is no different from a scope."""
+    await _cancelled_at_every_turn(runtime, _natively, lambda turn: turn + turn**3 // 500)
+
+
+@on_asyncio
+async def test_asyncio_may_cancel_the_caller_again_and_again(runtime: Runtime) -> None:
+    """However often the waiting caller is cancelled, ``run()`` ends after its calls have."""
+    await _cancelled_at_every_turn(
+        runtime, _natively_again_and_again, lambda turn: turn + turn**3 // 500
+    )
+
+
+async def test_a_cancelled_run_belongs_to_nobody(runtime: Runtime) -> None:
+    """A run whose caller was cancelled from outside is ``running`` without an owner."""
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    @workflow
+    async def wait() -> None:
+        await endless()
+
+    async def caller() -> None:
+        await runtime.run(wait(), thread_id="t")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await begun.wait()
+        group.cancel_scope.cancel()
+
+    record = await runtime.get("t")
+    assert (record.status, record.owner) == ("running", None)
+    assert await runtime.tasks("t") == []
+
+
+async def test_run_ends_after_the_cleanup_of_its_bodies(runtime: Runtime) -> None:
+    """A body that takes long to clean up keeps the cancelled caller waiting."""
+    begun, cleaning, clean = anyio.Event(), anyio.Event(), anyio.Event()
+    ended: list[str] = []
+
+    @task
+    async def slow_to_stop() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                cleaning.set()
+                await clean.wait()
+                ended.append("body")
+
+    @workflow
+    async def wait() -> None:
+        await slow_to_stop()
+
+    async def caller(scope: anyio.CancelScope) -> None:
+        with scope:
+            await runtime.run(wait(), thread_id="t")
+        ended.append("run")
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller, scope)
+        await begun.wait()
+        scope.cancel()
+        await cleaning.wait()
+        for _ in range(10):
+            await checkpoint()
+        assert ended == []
+        clean.set()
+
+    assert ended == ["body", "run"]
+
+
+@pytest.mark.parametrize("shield", [False, True])
+async def test_no_call_starts_while_a_run_is_unwound(runtime: Runtime, shield: bool) -> None:
+    """A call made while unwinding re-raises the cancellation, even behind a shield."""
+    bodies: list[str] = []
+    begun = anyio.Event()
+    reached: list[str] = []
+
+    @task
+    async def endless() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    @task
+    async def refund() -> None:
+        bodies.append("refund")
+
+    @workflow
+    async def order() -> None:
+        try:
+            await endless()
+        finally:
+            with anyio.CancelScope(shield=shield):
+                await refund()
+                reached.append("after refund")
+
+    async def caller() -> None:
+        await runtime.run(order(), thread_id="t")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await begun.wait()
+        group.cancel_scope.cancel()
+
+    assert (bodies, reached) == ([], [])
+    assert (await runtime.get("t")).status == "running"
+
+
+@pytest.mark.parametrize("end", ["returns", "raises"])
+async def test_what_an_unwound_workflow_comes_to_is_discarded(runtime: Runtime, end: str) -> None:
+    """A workflow that swallows its cancellation does not end its run by that."""
+    begun = anyio.Event()
+    attempts: list[str] = []
+
+    @task
+    async def endless() -> None:
+        attempts.append("endless")
+        begun.set()
+        if len(attempts) == 1:
+            await anyio.sleep_forever()
+
+    @workflow
+    async def stubborn() -> str:
+        try:
+            await endless()
+        except anyio.get_cancelled_exc_class():
+            if end == "raises":
+                raise ValueError("instead") from None
+            return "given up"
+        return "finished"
+
+    async def caller() -> None:
+        await runtime.run(stubborn(), thread_id="t")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await begun.wait()
+        group.cancel_scope.cancel()
+
+    record = await runtime.get("t")
+    assert (record.status, record.result, record.error) == ("running", None, None)
+    assert await runtime.run(stubborn(), thread_id="t") == "finished"
+
+
+@on_asyncio
+async def test_calls_left_executing_are_cancelled_awaited_and_told(runtime: Runtime) -> None:
+    """A call in a task that nobody awaits ends with its run, and is warned about."""
+    ended: list[str] = []
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await checkpoint()
+            ended.append("endless")
+
+    @workflow
+    async def careless() -> str:
+        left.append(asyncio.create_task(endless()))
+        await begun.wait()
+        return "done"
+
+    left: list[asyncio.Task[None]] = []
+    with pytest.warns(RuntimeWarning, match=r"left executing.*endless"):
+        assert await runtime.run(careless(), thread_id="t") == "done"
+    assert ended == ["endless"]
+    assert [each.name for each in await runtime.tasks("t")] == []
+    await asyncio.wait(left)
+    assert left[0].cancelled()
+
+
+@on_asyncio
+async def test_calls_that_a_task_left_executing_end_with_it(runtime: Runtime) -> None:
+    """What a body leaves behind ends before the body's caller goes on."""
+    ended: list[str] = []
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    @task
+    async def careless() -> str:
+        left.append(asyncio.create_task(endless()))
+        await begun.wait()
+        return "done"
+
+    @workflow
+    async def order() -> list[str]:
+        await careless()
+        return list(ended)
+
+    left: list[asyncio.Task[None]] = []
+    with pytest.warns(RuntimeWarning, match="left executing"):
+        assert await runtime.run(order(), thread_id="t") == ["endless"]
+    await asyncio.wait(left)
+
+
+@on_asyncio
+async def test_calls_that_a_failed_gather_left_executing_end_with_the_run(
+    runtime: Runtime,
+) -> None:
+    """``asyncio.gather`` leaves the others executing when one fails; the run does not."""
+    ended: list[str] = []
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    @task
+    async def fail() -> None:
+        await begun.wait()
+        raise ConnectionError
+
+    @workflow
+    async def order() -> None:
+        await asyncio.gather(endless(), fail())
+
+    with (
+        pytest.warns(RuntimeWarning, match="left executing"),
+        pytest.raises(ConnectionError),
+    ):
+        await runtime.run(order(), thread_id="t")
+    assert ended == ["endless"]
+
+
+@on_asyncio
+async def test_calls_left_executing_end_with_a_thread_block(runtime: Runtime) -> None:
+    """A block of ``Runtime.thread()`` is a scope too."""
+    ended: list[str] = []
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    left: list[asyncio.Task[None]] = []
+
+    async def careless() -> None:
+        async with runtime.thread("t"):
+            left.append(asyncio.create_task(endless()))
+            await begun.wait()
+
+    with pytest.warns(RuntimeWarning, match="left executing"):
+        await careless()
+    assert ended == ["endless"]
+    await asyncio.wait(left)
+
+
+@pytest.mark.parametrize("limit", [0.01, timedelta(milliseconds=10)])
+async def test_a_timed_out_body_cleans_up_before_the_timeout_is_raised(
+    runtime: Runtime, limit: float
+) -> None:
+    """``TaskTimeout`` names task, limit and elapsed time, and is raised after the cleanup."""
+    ended: list[str] = []
+
+    @task(timeout=limit)
+    async def slow() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await checkpoint()
+            ended.append("slow")
+
+    @workflow
+    async def order() -> tuple[str, float, bool]:
+        try:
+            await slow()
+        except TaskTimeout as error:
+            assert ended == ["slow"]
+            return error.task_name, error.limit, error.elapsed >= 0.01
+        raise AssertionError("it did not time out")
+
+    assert await runtime.run(order(), thread_id="t") == ("slow", 0.01, True)
+
+
+async def test_a_timeout_error_of_the_bodys_own_passes_unchanged(runtime: Runtime) -> None:
+    """Only taskflow's own timeout is a ``TaskTimeout``."""
+
+    @task(timeout=60)
+    async def impatient() -> None:
+        raise TimeoutError("of my own")
+
+    @workflow
+    async def order() -> None:
+        await impatient()
+
+    with pytest.raises(TimeoutError, match="of my own") as caught:
+        await runtime.run(order(), thread_id="t")
+    assert type(caught.value) is TimeoutError
+
+
+async def test_a_timeout_is_for_each_attempt(runtime: Runtime) -> None:
+    """A timed-out attempt is retried like any other transient failure."""
+    bodies: list[str] = []
+
+    @task(timeout=0.01, retry=RetryPolicy(max_attempts=3, initial_interval=0))
+    async def slow() -> str:
+        bodies.append("slow")
+        if len(bodies) < 3:
+            await anyio.sleep_forever()
+        return "in time"
+
+    @workflow
+    async def order() -> str:
+        return await slow()
+
+    assert await runtime.run(order(), thread_id="t") == "in time"
+    assert len(bodies) == 3
+
+
+async def test_a_timed_out_task_takes_its_calls_with_it(runtime: Runtime) -> None:
+    """The calls of a body that has timed out have ended before the timeout is raised."""
+    ended: list[str] = []
+
+    @task
+    async def inner() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await checkpoint()
+            ended.append("inner")
+
+    @task(timeout=0.01)
+    async def outer() -> None:
+        await inner()
+
+    @workflow
+    async def order() -> list[str]:
+        with pytest.raises(TaskTimeout):
+            await outer()
+        return list(ended)
+
+    assert await runtime.run(order(), thread_id="t") == ["inner"]
+    assert [each.name for each in await runtime.tasks("t")] == ["outer"]
+
+
+async def test_a_timed_out_worker_thread_is_abandoned(runtime: Runtime) -> None:
+    """Nobody can stop a thread: the timeout is raised while it still executes."""
+    release = threading.Event()
+
+    @task(timeout=0.01)
+    def stuck() -> str:
+        release.wait()
+        return "too late"
+
+    @workflow
+    async def order() -> str:
+        try:
+            return await stuck()
+        except TaskTimeout:
+            return f"released: {release.is_set()}"
+
+    try:
+        assert await runtime.run(order(), thread_id="t") == "released: False"
+        assert [each.status for each in await runtime.tasks("t")] == ["error"]
+    finally:
+        release.set()
+
+
+async def test_an_abandoned_worker_thread_cannot_start_calls(runtime: Runtime) -> None:
+    """What a timed-out thread calls later does not execute."""
+    release = threading.Event()
+    bodies: list[str] = []
+    met: list[BaseException] = []
+    gone = threading.Event()
+
+    @task
+    async def inner() -> None:
+        bodies.append("inner")
+
+    @task(timeout=0.01)
+    def stuck() -> None:
+        release.wait()
+        try:
+            inner().result()
+        except BaseException as error:
+            met.append(error)
+            raise
+        finally:
+            gone.set()
+
+    @workflow
+    async def order() -> str:
+        with pytest.raises(TaskTimeout):
+            await stuck()
+        release.set()
+        await anyio.to_thread.run_sync(gone.wait)
+        return "went on"
+
+    assert await runtime.run(order(), thread_id="t") == "went on"
+    assert bodies == []
+    assert len(met) == 1
+
+
+def test_an_abandoned_worker_thread_does_not_keep_the_process_alive() -> None:
+    """A process whose tasks are done ends, though a timed-out thread still sleeps."""
+    program = """
+import anyio, threading
+from taskflow import MemoryStore, Runtime, TaskTimeout, task, workflow
+
+@task(timeout=0.01)
+def stuck():
+    threading.Event().wait()
+
+@workflow
+async def order():
+    try:
+        await stuck()
+    except TaskTimeout:
+        return "went on"
+
+async def main():
+    async with Runtime(MemoryStore()) as runtime:
+        print(await runtime.run(order(), thread_id="t"))
+
+anyio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=20, capture_output=True)
+    assert (done.stdout.strip(), done.returncode) == (b"went on", 0), done.stderr
+
+
+async def test_cancellation_waits_for_a_worker_thread(runtime: Runtime) -> None:
+    """A cancelled run ends when its worker thread has: the thread is not abandoned."""
+    begun, release = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    @task
+    def in_thread() -> None:
+        begun.set()
+        release.wait()
+        ended.append("thread")
+
+    @workflow
+    async def order() -> None:
+        await in_thread()
+
+    async def caller(scope: anyio.CancelScope) -> None:
+        with scope:
+            await runtime.run(order(), thread_id="t")
+        ended.append("run")
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller, scope)
+        await anyio.to_thread.run_sync(begun.wait)
+        scope.cancel()
+        for _ in range(10):
+            await checkpoint()
+        assert ended == []
+        release.set()
+
+    assert ended == ["thread", "run"]
+
+
+async def test_a_def_workflow_is_unwound_through_its_calls(runtime: Runtime) -> None:
+    """A cancelled ``def`` workflow meets the cancellation at the call that it waits for."""
+    begun = anyio.Event()
+    bodies: list[str] = []
+
+    @task
+    async def endless() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    @task
+    async def later() -> None:
+        bodies.append("later")
+
+    @workflow
+    def order() -> None:
+        try:
+            endless().result()
+        finally:
+            later().result()
+
+    async def caller() -> None:
+        await runtime.run(order(), thread_id="t")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await begun.wait()
+        group.cancel_scope.cancel()
+
+    assert bodies == []
+    assert (await runtime.get("t")).status == "running"
+
+
+async def test_a_body_may_cancel_its_own_calls(runtime: Runtime) -> None:
+    """A call that was cut off by a scope of the workflow's is not recorded; the run goes on."""
+    bodies: list[str] = []
+
+    @task
+    async def endless() -> None:
+        bodies.append("endless")
+        await anyio.sleep_forever()
+
+    @task
+    async def instead() -> str:
+        return "instead"
+
+    @workflow
+    async def order() -> str:
+        with anyio.move_on_after(0.01):
+            await endless()
+        return await instead()
+
+    assert await runtime.run(order(), thread_id="t") == "instead"
+    assert [each.name for each in await runtime.tasks("t")] == ["instead"]
+
+
+@on_asyncio
+async def test_wait_for_cuts_a_call_off(runtime: Runtime) -> None:
+    """``asyncio.wait_for`` around a call raises its TimeoutError; nothing of the call is left."""
+    ended: list[str] = []
+
+    @task
+    async def endless() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    @workflow
+    async def order() -> str:
+        try:
+            await asyncio.wait_for(endless(), 0.01)
+        except TimeoutError:
+            return "cut off"
+        raise AssertionError("it was not cut off")
+
+    assert await runtime.run(order(), thread_id="t") == "cut off"
+    assert ended == ["endless"]
+    assert await runtime.tasks("t") == []
+
+
+async def test_closing_the_runtime_unwinds_what_executes(anyio_backend: object) -> None:
+    """``aclose()`` returns when nothing executes; the run may be continued by anybody."""
+    store = MemoryStore()
+    begun = anyio.Event()
+    ended: list[str] = []
+
+    @task
+    async def endless() -> str:
+        begun.set()
+        try:
+            if not ended:
+                await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+        return "done"
+
+    @workflow
+    async def order() -> str:
+        return await endless()
+
+    async with Runtime(store) as runtime:
+        handle = await runtime.start(order(), thread_id="t")
+        await begun.wait()
+    assert ended == ["endless"]
+    assert handle.status == "running"
+
+    async with Runtime(store) as runtime:
+        assert await runtime.run(order(), thread_id="t") == "done"
