@@ -1,6 +1,8 @@
 """``python -m benchmarks``: measure, and show."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -76,23 +78,30 @@ def main() -> None:
         for one in scenarios(quick=given.quick)
         if given.scenario is None or one.name in given.scenario
     )
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"the machine is busy: a load of {load:.1f} on {cores} cores; expect noise")
     with TemporaryDirectory(dir=given.dir or Path.cwd(), prefix="benchmarks-") as folder:
         suite = Suite(wanted, chosen(given.peer), repeat, Path(folder), given.quick)
-        progress = Progress(suite.steps(), repeat)
+        progress = Progress(suite.steps())
         figures = list(suite.measure(progress.show))
         progress.clear()
 
-    verdicts = [judged(target, figures) for target in TARGETS]
+    names = {one.name for one in wanted}
+    verdicts = [judged(one, figures) for one in TARGETS if one.figure.scenario in names]
     for grid in figures_grids(figures):
         show(grid)
     show(verdicts_grid(verdicts))
 
     name = "partial" if given.scenario or given.peer else "quick" if given.quick else "full"
-    found = report(figures, verdicts, quick=given.quick, repeat=repeat)
+    found = report(figures, verdicts, quick=given.quick, repeat=repeat, load=load)
     write(found, given.results / f"{name}.json")
     (given.results / f"{name}.svg").write_text(chart(found), encoding="utf-8")
     print(f"\nwritten: {name}.json and {name}.svg in {given.results.name}/")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: nothing was written")

@@ -11,9 +11,8 @@ __all__ = ("Progress",)
 class Progress:
     """Says which sample is being taken, of how many."""
 
-    def __init__(self, total: int, repeat: int) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
-        self.repeat = repeat
         self.taken = 0
         self.started = monotonic()
         self.said = ""
@@ -22,7 +21,7 @@ class Progress:
     def show(self, step: Step) -> None:
         """Note that this step begins."""
         self.taken += 1
-        words = f"{step.case.title}, round {step.round} of {self.repeat}"
+        words = f"{step.case.title}, round {step.round} of {step.rounds}"
         minutes, seconds = divmod(int(monotonic() - self.started), 60)
         clock = f"{minutes:02}:{seconds:02} {self.taken:>4}/{self.total}"
         if self.terminal:

@@ -30,10 +30,11 @@ PACKAGES = (
 
 
 class Machine(Struct, frozen=True):
-    """What the figures were measured on."""
+    """What the figures were measured on; ``load`` is the load average before the first of them."""
 
     system: str
     cores: int
+    load: float
     python: str
     sqlite: str
     packages: dict[str, str]
@@ -66,9 +67,14 @@ class Report(Struct, frozen=True):
 
 
 def report(
-    figures: Sequence[Figure], verdicts: Sequence[Verdict], *, quick: bool, repeat: int
+    figures: Sequence[Figure],
+    verdicts: Sequence[Verdict],
+    *,
+    quick: bool,
+    repeat: int,
+    load: float,
 ) -> Report:
-    """The report on these figures, measured on this machine."""
+    """The report on these figures, measured on this machine under this load of others."""
     labels = {one.name: one.label for one in CONTENDERS}
     lines = [
         Line(
@@ -86,10 +92,10 @@ def report(
         )
         for figure in figures
     ]
-    return Report(quick, repeat, this_machine(), list(verdicts), lines)
+    return Report(quick, repeat, this_machine(load), list(verdicts), lines)
 
 
-def this_machine() -> Machine:
+def this_machine(load: float) -> Machine:
     packages: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -99,6 +105,7 @@ def this_machine() -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         cores=os.cpu_count() or 1,
+        load=load,
         python=".".join(map(str, sys.version_info[:3])),
         sqlite=sqlite3.sqlite_version,
         packages=packages,

@@ -14,6 +14,7 @@ SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 
 FAN_OUTS: tuple[Form, ...] = ("gather", "group", "map")
 FULL_ONLY = {"taskflow-full", "floor-f-full"}
+SIMILAR = {"langgraph-async", "dbos"}
 
 
 class Scenario(Struct, frozen=True):
@@ -67,8 +68,11 @@ def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
     """Whether this contender is given this case.
 
     Peers have one way to fan out, and the largest cases take some of them minutes: not in
-    ``quick``. Floors are left out where they have nothing to do.
+    ``quick``, which also takes one of each two that differ little. Floors are left out where they
+    have nothing to do.
     """
+    if quick and contender.name in SIMILAR:
+        return False
     match case.scenario:
         case "import":
             return False

@@ -23,13 +23,14 @@ class Step(Struct, frozen=True):
     case: Case
     contender: str
     round: int
+    rounds: int
 
 
 class Suite(Struct):
     """How to measure: ``repeat`` rounds over each case, databases in ``folder``.
 
-    A case that took a contender more than ``slow`` seconds is measured once for it, and one that
-    takes more than ``limit`` seconds is given up.
+    A contender that has spent ``budget`` seconds on a case, the filling of its database included,
+    gets no further round of it; a sample that takes more than ``limit`` seconds is given up.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -37,16 +38,21 @@ class Suite(Struct):
     repeat: int
     folder: Path
     quick: bool
-    slow: float = 45.0
+    budget: float = 60.0
     limit: float = 1_200.0
 
     def steps(self) -> int:
         """How many samples there are to take, if nothing is slow."""
         return sum(
-            self.repeat * len(IMPORTS if case.scenario == "import" else self.contenders_of(case))
+            self.rounds(case)
+            * len(IMPORTS if case.scenario == "import" else self.contenders_of(case))
             for scenario in self.scenarios
             for case in scenario.cases
         )
+
+    def rounds(self, case: Case) -> int:
+        # The growth of memory is that of a fresh process, and hardly varies.
+        return 1 if case.scenario == "million" else self.repeat
 
     def contenders_of(self, case: Case) -> list[Contender]:
         return [one for one in self.contenders if takes(one, case, quick=self.quick)]
@@ -69,23 +75,19 @@ class Suite(Struct):
         self, case: Case, workers: dict[str, WorkerProcess], show: Callable[[Step], None]
     ) -> list[Figure]:
         figures = {one.name: Figure(case, one.name, one.fsync) for one in self.contenders_of(case)}
-        done: set[str] = set()
-        # The growth of memory is that of a fresh process.
-        for number in range(1, 2 if case.scenario == "million" else self.repeat + 1):
+        spent = dict.fromkeys(figures, 0.0)
+        for number in range(1, self.rounds(case) + 1):
             for name, figure in figures.items():
-                show(Step(case, name, number))
-                if name in done:
+                show(Step(case, name, number, self.rounds(case)))
+                if figure.note or spent[name] > self.budget:
                     continue
                 started = perf_counter()
                 answer = workers[name].ask(case, self.limit)
-                if answer.sample is None:
-                    figure.note = answer.error
-                    done.add(name)
-                    continue
-                figure.samples.append(answer.sample)
-                figure.pragmas = answer.pragmas
-                if perf_counter() - started > self.slow:
-                    done.add(name)
+                spent[name] += perf_counter() - started
+                figure.note = answer.error
+                if answer.sample is not None:
+                    figure.samples.append(answer.sample)
+                    figure.pragmas = answer.pragmas
         return list(figures.values())
 
     def measure_imports(self, case: Case, show: Callable[[Step], None]) -> list[Figure]:
@@ -96,7 +98,7 @@ class Suite(Struct):
                 if figures[label].note:
                     continue
                 if number:
-                    show(Step(case, label, number))
+                    show(Step(case, label, number, self.repeat))
                 try:
                     sample = import_time(modules)
                 except ImportError as error:

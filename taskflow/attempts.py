@@ -17,12 +17,13 @@ from msgspec import Struct
 from taskflow import failures
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
+from taskflow.loops import Loop
 from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs import FRAME, REMOTE, Frame, current
 from taskflow.workers import TimedOut, call_in_process
 
-__all__ = ("Attempted", "Outcome", "attempt_all", "is_cancellation")
+__all__ = ("Attempted", "Outcome", "attempt_all")
 
 T = TypeVar("T")
 
@@ -63,7 +64,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     policies = definition.policies
     slots = None if definition.is_workflow else run.scheduler.slots
     keeps = parent.keeps or bool(policies)
-    baseline = _cancel_requests()
+    loop = run.scheduler.loop
+    baseline = loop.cancel_requests()
     started = time.time()
     attempt = 1
     while True:
@@ -91,7 +93,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         except UNRECORDED:
             raise
         except BaseException as error:
-            if run.broken is not None or run.unwinding or is_cancellation(error, baseline):
+            if run.broken is not None or run.unwinding or _is_cancellation(error, loop, baseline):
                 raise
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
@@ -112,22 +114,13 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         attempt += 1
 
 
-def is_cancellation(error: BaseException, baseline: int) -> bool:
+def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
     """Whether ``error`` comes from a cancellation of this task since ``baseline`` was taken."""
     if isinstance(error, asyncio.CancelledError):
-        return _cancel_requests() > baseline
+        return loop.cancel_requests() > baseline
     if isinstance(error, BaseExceptionGroup):
         return not isinstance(error, Exception)
     return isinstance(error, anyio.get_cancelled_exc_class())
-
-
-def _cancel_requests() -> int:
-    """How often this task was asked to cancel (asyncio); trio raises Cancelled for no other reason."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return 0
-    return 0 if task is None else task.cancelling()
 
 
 async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:

@@ -12,7 +12,7 @@ from asyncio import Task
 from collections.abc import Coroutine, Generator
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -27,7 +27,7 @@ from taskflow.loops import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FRAME, Frame, Tally
 
-__all__ = ("ARGUMENTS_LIMIT", "Call", "RecordedCall", "capped")
+__all__ = ("Call", "Identity", "RecordedCall", "identify")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -107,19 +107,61 @@ class Call(Coroutine[Any, Any, T_co]):
             )
 
 
+# Of one call: its id, its digest, what tells it from other calls of its task, its arguments as
+# canonical JSON (None where a key stands for them), and the id of an equal call made just before.
+Identity: TypeAlias = tuple[str, bytes, bytes, bytes | None, str | None]
+
+
+def identify(
+    definition: Definition[..., Any, Any],
+    frame: Frame,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    canonical: bytes | None = None,
+) -> Identity:
+    """The identity of the next call with these arguments in ``frame``.
+
+    Raises TaskNameConflict, SerializationError for arguments without a canonical form, and
+    TypeError for those that the function does not take.
+    """
+    name = definition.name
+    if frame.run.names.get(name) is not definition.where:
+        frame.run.claim_name(name, definition.where)
+    if canonical is not None:
+        told_by = canonical
+    elif definition.key is not None:
+        told_by = encode_plain(_key_of(definition, args, kwargs))
+    else:
+        canonical, types = canonical_arguments(definition.binder.bind(args, kwargs), name)
+        told_by = canonical + types
+    part = frame.digest + definition.part + told_by
+    digest = blake2b(part, digest_size=16).digest()
+    twin = None
+    seen = frame.seen
+    if seen is None:
+        frame.seen = {digest}
+    elif digest not in seen:
+        seen.add(digest)
+    else:
+        digest, twin = _next_occurrence(frame, name, part, digest)
+    return f"{name}:{digest.hex()}", digest, told_by, canonical, twin
+
+
+def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> tuple[bytes, str]:
+    """The digest of one more equal call under the same parent, and the id of the one before."""
+    if frame.repeats is None:
+        frame.repeats = {}
+    count, twin = frame.repeats.get(first, (0, f"{name}:{first.hex()}"))
+    count += 1
+    digest = blake2b(b"%b\n%d" % (part, count), digest_size=16).digest()
+    frame.repeats[first] = count, f"{name}:{digest.hex()}"
+    return digest, twin
+
+
 class RecordedCall(Call[T_co], Generic[T_co]):
     """A call of a task, or of a workflow inside another one, whose outcome is recorded."""
 
-    __slots__ = (
-        "_canonical",
-        "_host",
-        "_identity",
-        "_twin",
-        "args",
-        "definition",
-        "digest",
-        "kwargs",
-    )
+    __slots__ = ("_host", "_identity", "args", "definition", "digest", "kwargs")
 
     def __init__(
         self,
@@ -127,39 +169,17 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         frame: Frame,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        canonical: bytes | None = None,
+        identity: Identity,
     ) -> None:
-        run = frame.run
-        name = definition.name
-        run.claim_name(name, definition.where)
-        if canonical is not None:
-            identity = canonical
-        elif definition.key is not None:
-            identity = encode_plain(_key_of(definition, args, kwargs))
-        else:
-            arguments = definition.binder.bind(args, kwargs)
-            canonical, types = canonical_arguments(arguments, name)
-            identity = canonical + types
         self.frame: Frame = frame
         self.definition = definition
         self.args = args
         self.kwargs = kwargs
-        self._canonical = canonical
         self._identity = identity
-        self._twin: str | None = None
+        self.id = identity[0]
+        self.digest = identity[1]
         self._host: Any = None
-        part = frame.digest + definition.part + identity
-        digest = blake2b(part, digest_size=16).digest()
-        seen = frame.seen
-        if seen is None:
-            frame.seen = {digest}
-        elif digest not in seen:
-            seen.add(digest)
-        else:
-            digest = self._take_occurrence(part, digest)
-        self.digest = digest
-        self.id = f"{name}:{digest.hex()}"
-        self._steps = None  # from here on, __del__ has something to say
+        self._steps = None
 
     def __repr__(self) -> str:
         return f"<call {self.id}>"
@@ -168,17 +188,6 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """Cancel whoever executes this call."""
         if self._host is not None:
             self._host.cancel()
-
-    def _take_occurrence(self, part: bytes, first: bytes) -> bytes:
-        """The digest of one more equal call under the same parent."""
-        if self.frame.repeats is None:
-            self.frame.repeats = {}
-        name = self.definition.name
-        count, self._twin = self.frame.repeats.get(first, (0, f"{name}:{first.hex()}"))
-        count += 1
-        digest = blake2b(b"%b\n%d" % (part, count), digest_size=16).digest()
-        self.frame.repeats[first] = (count, f"{name}:{digest.hex()}")
-        return digest
 
     def send(self, value: Any, /) -> Any:
         """Execute up to the next suspension (the coroutine protocol)."""
@@ -203,15 +212,11 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             self._steps = self
         return recorded
 
-    def settle(self) -> None:
-        """Count as asked for, without an answer: the call was made, and will not be awaited."""
-        self.recall()
-        self._steps = self
-
     def replay(self, recorded: Recorded) -> T_co:
         """The recorded result; or raise the recorded failure."""
         if recorded.kind == RESULT:
             return self.definition.codec.decode(recorded.payload)  # type: ignore[no-any-return]
+        self._steps = self
         raise self._failure(failures.Failure.parse(recorded.payload))
 
     async def execute_for(self, tally: Tally | None, host: Task[Any] | None) -> T_co:
@@ -247,7 +252,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             await run.check_open(frame)
         if run.gate is not None:
             await run.gate.wait(self.id, self._shown_arguments())
-        if self._twin is not None and self._twin in run.executing:
+        twin = self._identity[4]
+        if twin is not None and twin in run.executing:
             run.warn_of_twins(definition.name)
         run.begin(self)
         frame.enter_call()
@@ -327,11 +333,12 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             if not isinstance(key, str):
                 raise TypeError(f"the cache key of {definition.name} must be text, got {key!r}")
             return key
-        return blake2b(definition.part + self._identity, digest_size=16).hexdigest()
+        return blake2b(definition.part + self._identity[2], digest_size=16).hexdigest()
 
     def _shown_arguments(self) -> str | None:
-        if self._canonical is not None:
-            return capped(self._canonical)
+        canonical = self._identity[3]
+        if canonical is not None:
+            return capped(canonical)
         arguments = self.definition.binder.bind(self.args, self.kwargs)
         shown: dict[str, Any] = {}
         for name, value in arguments.items():

@@ -81,7 +81,7 @@ def where_of(fn: Callable[..., Any]) -> str:
     while hasattr(fn, "func"):
         fn = fn.func
     named = fn if hasattr(fn, "__qualname__") else type(fn)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
 
 class Binder:
@@ -111,6 +111,8 @@ class Binder:
         Raises TypeError where they do not fit the signature.
         """
         if not kwargs and len(args) in self._simple_counts:
+            if len(args) == 1:
+                return {self._positional[0]: args[0]}
             return dict(zip(self._positional, args, strict=False))
 
         try:

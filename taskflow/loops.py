@@ -149,6 +149,10 @@ class Loop:
         """The asyncio task that is executing now; ``None`` on trio."""
         return None
 
+    def cancel_requests(self) -> int:
+        """How often the current task was asked to cancel; trio raises Cancelled for nothing else."""
+        return 0
+
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Execute ``main`` beside everything else, in a copy of the context; it must not raise."""
         import trio
@@ -168,7 +172,11 @@ class AsyncioLoop(Loop):
         self._spawned: set[asyncio.Task[None]] = set()  # the loop's own references are weak
 
     def host(self) -> asyncio.Task[Any] | None:
-        return asyncio.current_task()
+        return asyncio.current_task(self._loop)
+
+    def cancel_requests(self) -> int:
+        task = asyncio.current_task(self._loop)
+        return 0 if task is None else task.cancelling()
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self._loop.create_task(main())

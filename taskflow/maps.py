@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sized
-from typing import Any, Final, TypeVar
+from itertools import chain
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from taskflow.calls import Call, RecordedCall
+from taskflow.calls import Call, Identity, RecordedCall, identify
 from taskflow.definitions import Definition
 from taskflow.loops import Latch
-from taskflow.records import ERROR
+from taskflow.records import RESULT
 from taskflow.runs import Frame
 
 __all__ = ("MapCall",)
@@ -20,20 +21,25 @@ T = TypeVar("T")
 
 # Results that wait for their commit while further items execute: what a batch or two hold.
 MAX_UNCOMMITTED: Final = 1024
+NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+Named: TypeAlias = tuple[tuple[Any, ...], Identity]  # the arguments of a call, and who it is
 
 
 class MapCall(Call[list[T]]):
     """The call that ``task.map(items)`` makes: a list of results, in the order of the items.
 
-    It is not recorded itself; the call of each item is.
+    It is not recorded itself; the call of each item is. ``prefix`` is what each of these is passed
+    before its item: the object that a method was taken from.
     """
 
-    __slots__ = ("_concurrency", "_definition", "_items")
+    __slots__ = ("_concurrency", "_definition", "_items", "_prefix")
 
     def __init__(
         self,
         definition: Definition[..., Any, T],
         frame: Frame,
+        prefix: tuple[Any, ...],
         items: Iterable[Any] | AsyncIterable[Any],
         concurrency: int | None,
     ) -> None:
@@ -44,6 +50,7 @@ class MapCall(Call[list[T]]):
         self.frame: Frame = frame
         self.id = f"{definition.name}.map"
         self._definition = definition
+        self._prefix = prefix
         self._items = items
         self._concurrency = concurrency
         self._steps = None
@@ -55,28 +62,34 @@ class MapCall(Call[list[T]]):
         frame = self.frame
         run = frame.run
         await run.check_open(frame)
-        # Where all items can be looked at first, so are they: which of several failures came first
-        # was a matter of time, and a rerun is to meet that one, executing nothing.
         items = self._items
-        failed = run.failed_calls(self._definition.name) if isinstance(items, Sized) else {}
-        calls: Iterator[RecordedCall[T]] | AsyncIterator[RecordedCall[T]]
+        named: Iterator[Named] | AsyncIterator[Named]
         if isinstance(items, AsyncIterable):
-            calls = self._calls_as_they_come(items)
-        elif failed:
-            made = [self._call(item) for item in items]
-            self._raise_first_failure(made, failed)
-            calls = iter(made)
+            named = self._name_as_they_come(items)
+        elif failed := run.failed_calls(self._definition.name):
+            # Which of several failures came first was a matter of time, and a rerun is to meet
+            # that one, executing nothing: so the items up to the last of them are looked at first.
+            left = iter(items)
+            listed: list[Named] = []
+            sought = set(failed)
+            for item in left:
+                listed.append(self._name(item))
+                sought.discard(listed[-1][1][0])
+                if not sought and not isinstance(items, Sized):
+                    break
+            self._raise_first_failure(listed, failed)
+            named = chain(listed, map(self._name, left))
         else:
-            calls = map(self._call, items)
+            named = map(self._name, items)
         frame.enter_call()
-        pool = _Pool(calls, frame, self._concurrency or run.scheduler.width)
+        pool = _Pool(self._definition, named, frame, self._concurrency or run.scheduler.width)
         try:
             results = await pool.execute()
         except BaseException as error:
-            if isinstance(items, Sized) and isinstance(calls, Iterator) and not run.unwinding:
+            if isinstance(items, Sized) and isinstance(named, Iterator) and not run.unwinding:
                 # Equal calls that come later count these, however far the pool has got.
-                for call in calls:
-                    call.settle()
+                for _, identity in named:
+                    run.recall(identity[0], frame)
             if isinstance(error, Exception):
                 await frame.leave_call()
             else:
@@ -85,32 +98,31 @@ class MapCall(Call[list[T]]):
         await frame.leave_call()
         return results
 
-    def _call(self, item: Any) -> RecordedCall[T]:
-        return RecordedCall(self._definition, self.frame, (item,), {})
+    def _name(self, item: Any) -> Named:
+        args = (*self._prefix, item)
+        return args, identify(self._definition, self.frame, args, NO_KEYWORDS)
 
-    async def _calls_as_they_come(
-        self, items: AsyncIterable[Any]
-    ) -> AsyncIterator[RecordedCall[T]]:
+    async def _name_as_they_come(self, items: AsyncIterable[Any]) -> AsyncIterator[Named]:
         async for item in items:
-            yield self._call(item)
+            yield self._name(item)
 
-    def _raise_first_failure(
-        self, calls: list[RecordedCall[T]], failed: dict[str, int]
-    ) -> None:
-        again = (call for call in calls if call.id in failed)
-        first = min(again, key=lambda call: failed[call.id], default=None)
+    def _raise_first_failure(self, named: list[Named], failed: dict[str, int]) -> None:
+        again = ((failed[identity[0]], args, identity) for args, identity in named
+                 if identity[0] in failed)
+        first = min(again, key=lambda each: each[0], default=None)
         if first is None:
             return
-        run = self.frame.run
-        recorded = first.recall()
+        _, args, identity = first
+        call = RecordedCall(self._definition, self.frame, args, NO_KEYWORDS, identity)
+        recorded = call.recall()
         assert recorded is not None
-        for call in calls:
-            call.settle()
-        first.replay(recorded)
+        for _, other in named:
+            self.frame.run.recall(other[0], self.frame)
+        call.replay(recorded)
 
 
 class _Pool:
-    """Children that pull calls from one iterator; results are collected by position.
+    """Children that pull items from one iterator; results are collected by position.
 
     It is also the promise that is kept, once for each result, when that is committed: nobody sees
     a result before all are there, so nobody has to wait for one.
@@ -118,12 +130,14 @@ class _Pool:
 
     def __init__(
         self,
-        calls: Iterator[RecordedCall[Any]] | AsyncIterator[RecordedCall[Any]],
+        definition: Definition[..., Any, Any],
+        named: Iterator[Named] | AsyncIterator[Named],
         frame: Frame,
         concurrency: int,
     ) -> None:
         self.owed = 0  # results that are not committed yet
-        self._calls = calls
+        self._definition = definition
+        self._named = named
         self._frame = frame
         self._concurrency = concurrency
         self._children = 0
@@ -180,41 +194,54 @@ class _Pool:
 
     async def _work(self) -> None:
         host = self._frame.run.scheduler.loop.host()
+        results = self._results
         try:
-            if isinstance(self._calls, Iterator):
-                for call in self._calls:
-                    await self._execute(call, host)
+            if isinstance(self._named, Iterator):
+                for args, identity in self._named:
+                    position = len(results)
+                    results.append(None)
+                    if not self._was_recorded(position, args, identity):
+                        await self._execute(position, args, identity, host)
                     if self._failure is not None:
                         return
             else:
-                while (pulled := await self._pull()) is not None:
-                    position, call = pulled
-                    await self._execute(call, host, position)
+                while (pulled := await self._pull(self._named)) is not None:
+                    if not self._was_recorded(*pulled):
+                        await self._execute(*pulled, host)
         except Exception as error:
             self._fail(error)
 
-    async def _pull(self) -> tuple[int, RecordedCall[Any]] | None:
+    async def _pull(
+        self, named: AsyncIterator[Named]
+    ) -> tuple[int, tuple[Any, ...], Identity] | None:
         async with self._pulling:
             try:
-                call = await anext(self._calls)  # type: ignore[arg-type]
+                args, identity = await anext(named)
             except StopAsyncIteration:
                 return None
             self._results.append(None)
-            return len(self._results) - 1, call
+            return len(self._results) - 1, args, identity
+
+    def _was_recorded(self, position: int, args: tuple[Any, ...], identity: Identity) -> bool:
+        frame = self._frame
+        run = frame.run
+        if not (run.recorded or frame.keeps) or not run.is_open:
+            return False
+        recorded = run.recall(identity[0], frame)
+        if recorded is None:
+            return False
+        if recorded.kind == RESULT:
+            self._results[position] = self._definition.codec.decode(recorded.payload)
+        else:
+            RecordedCall(self._definition, frame, args, NO_KEYWORDS, identity).replay(recorded)
+        return True
 
     async def _execute(
-        self, call: RecordedCall[Any], host: Any, position: int | None = None
+        self, position: int, args: tuple[Any, ...], identity: Identity, host: Any
     ) -> None:
-        results = self._results
-        if position is None:
-            position = len(results)
-            results.append(None)
-        recorded = call.recall()
-        if recorded is not None:
-            results[position] = call.replay(recorded)
-            return
         if self._children < self._concurrency:
             self._start_child()
-        results[position] = await call.execute_for(self, host)
+        call = RecordedCall(self._definition, self._frame, args, NO_KEYWORDS, identity)
+        self._results[position] = await call.execute_for(self, host)
         if self.owed > MAX_UNCOMMITTED:
             await self._wait_for_commits()

@@ -306,7 +306,7 @@ class TaskRecord(Struct, frozen=True):
 
 def checkpoint_checksum(seed: int, task_id: str, kind: str, payload: bytes) -> int:
     """CRC-32 over all that a replay depends on; ``seed`` is `run_checksum` of thread and run."""
-    return crc32(payload, crc32(f"{task_id}\0{kind}\0".encode(), seed))
+    return crc32(payload, crc32(task_id.encode(), seed if kind == RESULT else ~seed & 0xFFFFFFFF))
 
 
 def outcome_checksum(

@@ -19,7 +19,7 @@ from typing import (
 )
 
 from taskflow.cache import CachePolicy
-from taskflow.calls import Call, RecordedCall
+from taskflow.calls import Call, RecordedCall, identify
 from taskflow.definitions import Definition
 from taskflow.errors import NotInRun
 from taskflow.maps import MapCall
@@ -62,13 +62,13 @@ class Unary(Protocol[X_contra, T_co]):
 class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
     """A task: calling it makes a `Call`, which a run executes once and records."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T_co]:
         """A call with these arguments. Raises NotInRun outside of a run."""
         frame = FRAME.get()
         if frame is None:
             raise NotInRun(self.name)
 
-        return RecordedCall(self, frame, args, kwargs)
+        return RecordedCall(self, frame, args, kwargs, identify(self, frame, args, kwargs))
 
     @overload
     def __get__(self, instance: None, owner: type) -> Task[P, R_co, T_co]: ...
@@ -96,7 +96,9 @@ class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         if frame is None:
             raise NotInRun(f"{self.name}.map")
 
-        return MapCall(self, frame, items, concurrency)
+        if isinstance(self, BoundTask):
+            return MapCall(self.unbound, frame, (self.instance,), items, concurrency)
+        return MapCall(self, frame, (), items, concurrency)
 
     async def clear_cache(self, runtime: HasCache) -> int:
         """Drop the results that this task's `CachePolicy` shares; how many there were."""
@@ -114,12 +116,12 @@ class BoundTask(Task[P, R_co, T_co]):
 
     def __init__(self, task: Task[Any, R_co, T_co], instance: object) -> None:
         self.__dict__.update(task.__dict__)
-        self._unbound = task
-        self._instance = instance
+        self.unbound = task
+        self.instance = instance
         self.fn = functools.partial(task.fn, instance)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T_co]:
-        return self._unbound(self._instance, *args, **kwargs)
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T_co]:
+        return self.unbound(self.instance, *args, **kwargs)
 
 
 @overload

@@ -16,7 +16,7 @@ from typing import (
     overload,
 )
 
-from taskflow.calls import Call, RecordedCall
+from taskflow.calls import Call, RecordedCall, identify
 from taskflow.codec import Codec, canonical_json, decode_plain, encode_plain
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
@@ -48,7 +48,7 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
 
     is_workflow = True
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[T_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[T_co]:
         """A call with these arguments. Raises SerializationError where one cannot be recorded."""
         return WorkflowCall(self, args, kwargs)
 
@@ -98,7 +98,8 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
             self.id = f"{definition.name}:{self.fingerprint}"
         else:
             args, kwargs = definition.decode_input(self.input)
-            self._child = RecordedCall(definition, self.frame, args, kwargs, canonical)
+            identity = identify(definition, self.frame, args, kwargs, canonical)
+            self._child = RecordedCall(definition, self.frame, args, kwargs, identity)
             self.id = self._child.id
         self._steps = None
 
@@ -118,6 +119,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
 
     def _execute(self) -> Generator[Any, Any, T_co]:
         if self._child is None:
+            self._steps = self
             raise NotInRun(self.definition.name)
         return self._child.__await__()
 

@@ -10,16 +10,17 @@ from typing import Any
 import anyio
 import pytest
 
-from taskflow import MemoryStore, Runtime, RunStatus, StoreError, task, workflow
+from taskflow import MemoryStore, RunStatus, Runtime, StoreError, task, workflow
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
 from fastapi import APIRouter, FastAPI, Request, WebSocket
-from fastapi.testclient import TestClient
 from httpx import ASGITransport, AsyncClient
 
 from taskflow.fastapi import RuntimeDep, get_runtime, lifespan
+
+pytestmark = pytest.mark.anyio
 
 
 @task
@@ -54,32 +55,52 @@ def app_with(**options: Any) -> FastAPI:
     return app
 
 
-def test_handlers_get_the_runtime_that_the_lifespan_opened() -> None:
-    with TestClient(app_with(lifespan=lifespan(Runtime(MemoryStore())))) as client:
-        assert client.get("/doubled/4").json() == 8
-        with client.websocket_connect("/doubled") as socket:
-            socket.send_json(5)
-            assert socket.receive_json() == 10
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncGenerator[AsyncClient]:
+    """A client of ``app`` while its lifespan is open, whose state a server puts into each scope."""
+    async with app.router.lifespan_context(app) as state:
+
+        async def server(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "state": dict(state or {})}, receive, send)
+
+        async with AsyncClient(transport=ASGITransport(server), base_url="http://app") as client:
+            yield client
 
 
-def test_an_app_may_be_started_again(tmp_path: Path) -> None:
-    """Its runtime was closed in between, and finds what it had recorded."""
+async def test_handlers_get_the_runtime_that_the_lifespan_opened(tmp_path: Path) -> None:
+    """An app may be started again: its runtime was closed, and finds what it had recorded."""
     app = app_with(lifespan=lifespan(Runtime(tmp_path / "taskflow.db")))
 
     for _ in range(2):
-        with TestClient(app) as client:
-            assert client.get("/doubled/4").json() == 8
+        async with served(app) as client:
+            assert (await client.get("/doubled/4")).json() == 8
 
 
-def test_a_mounted_app_uses_the_runtime_of_the_app_around_it() -> None:
+async def test_a_websocket_gets_it_too(runtime: Runtime) -> None:
+    received = iter([{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "5"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "websocket", "path": "/doubled", "query_string": b"", "headers": []}
+    await app_with()({**scope, "state": {"taskflow_runtime": runtime}}, receive, send)
+
+    assert [message.get("text") for message in sent] == [None, "10", None]
+
+
+async def test_a_mounted_app_uses_the_runtime_of_the_app_around_it() -> None:
     app = FastAPI(lifespan=lifespan(Runtime(MemoryStore())))
     app.mount("/inner", app_with())
 
-    with TestClient(app) as client:
-        assert client.get("/inner/doubled/4").json() == 8
+    async with served(app) as client:
+        assert (await client.get("/inner/doubled/4")).json() == 8
 
 
-def test_a_lifespan_may_be_entered_in_another_one() -> None:
+async def test_a_lifespan_may_be_entered_in_another_one() -> None:
     @asynccontextmanager
     async def service(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with lifespan(Runtime(MemoryStore()))(app) as state:
@@ -91,32 +112,33 @@ def test_a_lifespan_may_be_entered_in_another_one() -> None:
     async def greet(request: Request) -> str:
         return str(request.state.greeting)
 
-    with TestClient(app) as client:
-        assert (client.get("/greeting").json(), client.get("/doubled/4").json()) == ("hello", 8)
+    async with served(app) as client:
+        assert (await client.get("/greeting")).json() == "hello"
+        assert (await client.get("/doubled/4")).json() == 8
 
 
-def test_an_app_does_not_start_without_its_store(tmp_path: Path) -> None:
+async def test_an_app_does_not_start_without_its_store(tmp_path: Path) -> None:
     app = app_with(lifespan=lifespan(Runtime(tmp_path / "nowhere" / "taskflow.db")))
 
-    with pytest.raises(StoreError, match="nowhere"), TestClient(app):
-        pass
+    with pytest.raises(StoreError, match="nowhere"):
+        async with served(app):
+            pass
 
 
-def test_an_app_without_a_lifespan_says_what_is_missing() -> None:
+async def test_an_app_without_a_lifespan_says_what_is_missing() -> None:
     with pytest.raises(RuntimeError, match=r"lifespan=lifespan\(Runtime"):
-        TestClient(app_with()).get("/doubled/4")
+        async with served(app_with()) as client:
+            await client.get("/doubled/4")
 
 
-@pytest.mark.anyio
 async def test_a_test_may_hand_in_a_runtime_of_its_own(runtime: Runtime) -> None:
     app = app_with()
     app.dependency_overrides[get_runtime] = lambda: runtime
 
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://app") as client:
+    async with served(app) as client:
         assert (await client.get("/doubled/4")).json() == 8
 
 
-@pytest.mark.anyio
 async def test_an_order_goes_on_when_its_request_is_cancelled(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

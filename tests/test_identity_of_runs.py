@@ -1,4 +1,4 @@
-"""Who is who on a rerun: by content, not by position; and what is told when the code has changed."""
+"""Who is who on a rerun: by content, not by position; and what is told of changed code."""
 
 from __future__ import annotations
 
@@ -521,7 +521,7 @@ async def test_a_rerun_that_uses_all_that_is_recorded_logs_nothing(
 async def test_a_run_that_ends_with_unused_results_logs_them_by_name(
     runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The code changed so that a recorded result is not asked for any more: that is legal, and told."""
+    """A recorded result that the code does not ask for any more is no error, and told."""
     with caplog.at_level(logging.WARNING, "taskflow"):
         results, _ = await Program().run_twice(
             runtime, [("fetch", ("a",)), ("store", ("a",))], [("fetch", ("a",))]
@@ -536,7 +536,7 @@ async def test_a_run_that_ends_with_unused_results_logs_them_by_name(
 async def test_what_a_replayed_task_had_called_is_not_unused(
     runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the outer one is recorded the inner ones are not looked at again; nor are they missed."""
+    """When the outer call is recorded the inner ones are not asked for; nor are they missed."""
     crashes = [Crash()]
 
     @task

@@ -32,7 +32,7 @@ __all__ = (
 )
 
 CREATE_TABLES = """
-CREATE TABLE run (
+CREATE TABLE IF NOT EXISTS run (
     number INTEGER PRIMARY KEY AUTOINCREMENT, thread_id TEXT NOT NULL, run_id TEXT NOT NULL,
     sequence INTEGER NOT NULL, workflow TEXT NOT NULL, input BLOB NOT NULL,
     fingerprint TEXT NOT NULL, status TEXT NOT NULL, result BLOB, error BLOB, saved BLOB,
@@ -40,15 +40,16 @@ CREATE TABLE run (
     checksum INTEGER NOT NULL,
     UNIQUE (thread_id, run_id), UNIQUE (thread_id, sequence)
 );
-CREATE UNIQUE INDEX run_unfinished ON run (thread_id) WHERE status NOT IN ('success', 'cancelled');
-CREATE INDEX run_status ON run (status, number);
-CREATE TABLE checkpoint (
+CREATE UNIQUE INDEX IF NOT EXISTS run_unfinished ON run (thread_id)
+    WHERE status NOT IN ('success', 'cancelled');
+CREATE INDEX IF NOT EXISTS run_status ON run (status, number);
+CREATE TABLE IF NOT EXISTS checkpoint (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, thread_id TEXT NOT NULL, run_id TEXT NOT NULL,
     task_id TEXT NOT NULL, parent_id TEXT, name TEXT NOT NULL, kind TEXT NOT NULL,
     payload BLOB NOT NULL, arguments TEXT, attempts INTEGER NOT NULL, started REAL NOT NULL,
     finished REAL NOT NULL, checksum INTEGER NOT NULL, UNIQUE (thread_id, task_id)
 );
-CREATE INDEX checkpoint_run ON checkpoint (thread_id, run_id);
+CREATE INDEX IF NOT EXISTS checkpoint_run ON checkpoint (thread_id, run_id);
 """
 
 INSERT_CHECKPOINTS = """
@@ -102,15 +103,13 @@ async def connected(
     path: Path, synchronous: str, factory: type[sqlite3.Connection] = sqlite3.Connection
 ) -> AsyncGenerator[aiosqlite.Connection, None]:
     """A connection as taskflow's store opens it; one statement is one commit."""
-    new = not path.exists()
     async with aiosqlite.connect(path, isolation_level=None, factory=factory) as connection:
         await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute(f"PRAGMA synchronous = {synchronous}")
         await connection.execute("PRAGMA wal_autocheckpoint = 10000")
         await connection.execute("PRAGMA cache_size = -32000")
         await connection.execute("PRAGMA busy_timeout = 5000")
-        if new:
-            await connection.executescript(CREATE_TABLES)
+        await connection.executescript(CREATE_TABLES)
         yield connection
 
 

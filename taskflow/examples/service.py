@@ -15,7 +15,9 @@ An order, the same order again, and what happened:
 The second answer is the first one, from its record, though the provider failed twice on the way:
 once before it had charged, once after. Start the provider with ``--delay 8``, send another order,
 ``kill -9`` the service meanwhile, start it again and repeat the request: the order is finished, and
-charged once.
+charged once. An order that nobody asks for again is finished by
+
+    taskflow resume taskflow.examples.service:fulfil --thread A1 --db orders.db
 
 Under another server: ``ORDERS_DB=orders.db uvicorn --workers 2 taskflow.examples.service:app``.
 """
@@ -137,9 +139,9 @@ app = FastAPI(title="Orders", lifespan=lifespan(Runtime(ORDERS_DB, workflows=[fu
 async def place(order: Order, runtime: RuntimeDep) -> Receipt:
     """Fulfil an order; the same order again is the same run, here or in another worker.
 
-    The order's id as ``run_id`` refuses another body under it, also when the first one is done, and
-    makes the provider's key the same for as long as the order exists. ``start``, other than
-    ``run``, goes on when this request is cancelled.
+    The order's id as ``run_id`` refuses another body under it, even when the first one is done, and
+    keeps the provider's key the same, even when this database is lost. What ``start`` begins goes
+    on when this request is cancelled.
     """
     while True:
         try:
@@ -161,7 +163,6 @@ async def show(order_id: OrderId, runtime: RuntimeDep) -> dict[str, Any]:
         "status": run.status,
         "tasks": [{"name": call.name, "attempts": call.attempts} for call in calls],
         "receipt": run.result,
-        "error": run.error,
     }
 
 

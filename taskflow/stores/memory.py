@@ -57,8 +57,7 @@ class MemoryStore:
     async def commit(self, batch: Batch) -> Committed:
         with self._lock:
             refused: dict[tuple[int, int], str] = {}
-            for checkpoint in batch.checkpoints:
-                self._check_new(checkpoint)
+            self._check_new(batch.checkpoints)
             for checkpoint in batch.checkpoints:
                 if row := self._fenced(checkpoint.number, checkpoint.epoch, refused):
                     self._insert(row, checkpoint)
@@ -180,12 +179,18 @@ class MemoryStore:
             return None
         return row
 
-    def _check_new(self, checkpoint: Checkpoint) -> None:
-        row = self._runs.get(checkpoint.number)
-        if row and checkpoint.task_id in self._checkpoints.get(row.thread_id, {}):
-            error = StoreError(f"{checkpoint.task_id} is recorded on {row.thread_id!r} already")
-            error.row_at_fault = True
-            raise error
+    def _check_new(self, checkpoints: Sequence[Checkpoint]) -> None:
+        fresh: set[tuple[str, str]] = set()
+        for checkpoint in checkpoints:
+            row = self._runs.get(checkpoint.number)
+            if row is None or row.epoch != checkpoint.epoch:
+                continue
+            key = row.thread_id, checkpoint.task_id
+            if key in fresh or key[1] in self._checkpoints.get(key[0], {}):
+                error = StoreError(f"{checkpoint.task_id} is recorded on {row.thread_id!r} already")
+                error.row_at_fault = True
+                raise error
+            fresh.add(key)
 
     def _insert(self, run: RunRow, checkpoint: Checkpoint) -> None:
         row = CheckpointRow(next(self._sequences), run.run_id, checkpoint)

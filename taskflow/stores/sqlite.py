@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypeVar, cast
 
 import aiosqlite
+import anyio
 from msgspec import structs
 
 from taskflow.errors import (
@@ -618,22 +619,18 @@ class SQLiteStore:
             except BaseException as error:
                 failure.append(error)
 
-        trip: Any = kept
-        cancelled = 0
-        while True:
-            try:
-                await connection.execute_fetchall(trip)
-                break
-            except asyncio.CancelledError:
-                # What is under way cannot be called back: wait behind it, then pass the
-                # cancellation on at the caller's next await.
-                cancelled += 1
-                trip = _nothing
-        task = asyncio.current_task()
-        for _ in range(cancelled if task else 0):
-            assert task is not None
-            task.uncancel()
-            task.cancel()
+        try:
+            await _send(connection, kept)
+        except asyncio.CancelledError as cancelled:
+            # What is under way cannot be called back: wait behind it, then pass the cancellation
+            # on at the caller's next await. anyio repeats itself until it meets a shield.
+            with anyio.CancelScope(shield=True):
+                while not (outcome or failure):
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await _send(connection, _nothing)
+            if task := asyncio.current_task():
+                task.uncancel()
+                task.cancel(*cancelled.args)
         if not failure:
             return outcome[0]
         error = failure[0]
@@ -723,6 +720,13 @@ class _transaction:
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # a full disk may have rolled it back already
             self._db.execute("ROLLBACK")
+
+
+async def _send(
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], None]
+) -> None:
+    asked: Any = work  # what `_Connection.execute` takes in place of SQL
+    await connection.execute_fetchall(asked)
 
 
 def _nothing(db: sqlite3.Connection) -> None:

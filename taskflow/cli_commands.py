@@ -1,0 +1,298 @@
+"""The commands: what each takes, and what it does with a `Runtime`.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 the run failed or the
+store did, 2 wrong use, 128 + n stopped by signal n (130: Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Generator
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from taskflow.cli_execution import DEFAULT_DB, Job, Outcome, execute, opened
+from taskflow.cli_inputs import UsageError, find_workflow, make_call
+from taskflow.cli_progress import display_on
+from taskflow.cli_records import json_of_run, json_of_runs, print_run, print_runs
+from taskflow.cli_report import as_json, exit_code, report
+from taskflow.errors import RunCancelled, RunNotFound, StoreError, TaskflowError, UnknownWorkflow
+from taskflow.identity import check_id
+from taskflow.records import RunStatus
+from taskflow.runtime import Runtime
+from taskflow.workflows import Workflow
+
+__all__ = ("app",)
+
+T = TypeVar("T")
+
+STORE_FAILED: Final = 1
+WRONG_USE: Final = 2
+# What the errors of `Runtime.run` advise to pass, as it is spelled here.
+OPTIONS: Final = {
+    "wait=True": "--wait",
+    "supersede=True": "--supersede",
+    "another run_id": "another --run-id",
+}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run durable workflows, and look at what is recorded of them.",
+)
+
+
+def _checked_id(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return check_id(value, "thread or run id")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Target = Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="What to run.")]
+Thread = Annotated[
+    str, typer.Argument(metavar="THREAD", callback=_checked_id, help="The thread's id.")
+]
+ThreadOption = Annotated[
+    str, typer.Option("--thread", metavar="ID", callback=_checked_id, help="The thread's id.")
+]
+Db = Annotated[
+    str, typer.Option("--db", metavar="FILE", envvar="TASKFLOW_DB", help="The SQLite file.")
+]
+RunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id", metavar="ID", callback=_checked_id, help="That run, not the thread's latest."
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait where another process executes the same run.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Traceback = Annotated[
+    bool,
+    typer.Option("--traceback", envvar="TASKFLOW_TRACEBACK", help="Show errors in full."),
+]
+
+
+@app.command("run")
+def run(
+    target: Target,
+    thread: ThreadOption,
+    input_text: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="JSON|@FILE",
+            help="An object of the workflow's parameters, or an array of positional arguments. "
+            "@FILE reads it from a file, @- from stdin.",
+        ),
+    ] = None,
+    db: Db = DEFAULT_DB,
+    run_id: RunId = None,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="Cancel an unfinished run of another input.")
+    ] = False,
+    wait: Wait = False,
+    json_asked: Json = False,
+    traceback_asked: Traceback = False,
+) -> None:
+    """Run a workflow on a thread, or continue its run there.
+
+    What is recorded is not executed again.
+    """
+    with _explained(traceback_asked):
+        workflow = _found(target, json_asked)
+        call = make_call(workflow, input_text)
+        job = Job(target, workflow, call, thread, db, run_id, supersede, wait)
+        _run(job, json_asked, traceback_asked)
+
+
+@app.command("resume")
+def resume(
+    target: Target,
+    thread: ThreadOption,
+    db: Db = DEFAULT_DB,
+    wait: Wait = False,
+    json_asked: Json = False,
+    traceback_asked: Traceback = False,
+) -> None:
+    """Continue a thread's latest run with its recorded input."""
+    with _explained(traceback_asked):
+        _check_exists(db)
+        job = Job(target, _found(target, json_asked), None, thread, db, wait=wait)
+        _run(job, json_asked, traceback_asked)
+
+
+@app.command("list")
+def list_runs(
+    db: Db = DEFAULT_DB,
+    status: Annotated[RunStatus | None, typer.Option(help="Only those.")] = None,
+    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only its runs.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    json_asked: Json = False,
+    traceback_asked: Traceback = False,
+) -> None:
+    """Show the runs of all threads, newest first."""
+    with _explained(traceback_asked):
+        records = _ask(db, lambda it: it.runs(status=status, workflow=workflow, limit=limit))
+    if json_asked:
+        sys.stdout.write(f"{as_json(json_of_runs(records))}\n")
+    elif records:
+        print_runs(records)
+    else:
+        _say(f"No such runs in {db}.")
+
+
+@app.command("show")
+def show(
+    thread: Thread,
+    db: Db = DEFAULT_DB,
+    run_id: RunId = None,
+    whole: Annotated[bool, typer.Option("--all", help="Every call, and whole values.")] = False,
+    json_asked: Json = False,
+    traceback_asked: Traceback = False,
+) -> None:
+    """Show a thread's run: its calls as a tree, with durations, attempts and errors."""
+
+    async def look(runtime: Runtime) -> Any:
+        record = await runtime.get(thread, run_id)
+        return record, await runtime.tasks(thread, record.run_id)
+
+    with _explained(traceback_asked):
+        record, tasks = _ask(db, look)
+    if json_asked:
+        sys.stdout.write(f"{as_json(json_of_run(record, tasks))}\n")
+    else:
+        print_run(record, tasks, whole=whole)
+
+
+@app.command("forget")
+def forget(
+    thread: Thread,
+    task_id: Annotated[
+        str, typer.Argument(metavar="TASK_ID", help="As `show` gives it: the beginning will do.")
+    ],
+    db: Db = DEFAULT_DB,
+    traceback_asked: Traceback = False,
+) -> None:
+    """Drop a recorded call: the next run executes it again, and what depends on its result."""
+
+    async def drop(runtime: Runtime) -> str:
+        try:
+            await runtime.forget(thread, task_id)
+        except RunNotFound:
+            known = [each.task_id for each in await runtime.tasks(thread)]
+        else:
+            return task_id
+        found = [each for each in known if each.startswith(task_id)]
+        if len(found) > 1:
+            raise UsageError(f"{task_id} begins {len(found)} task ids: " + ", ".join(found[:5]))
+        await runtime.forget(thread, found[0] if found else task_id)
+        return found[0] if found else task_id
+
+    with _explained(traceback_asked):
+        forgotten = _ask(db, drop)
+    _say(f"Forgotten: {forgotten} on thread {thread!r}. The next run executes it again.")
+
+
+@app.command("cancel")
+def cancel(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
+    """End a thread's unfinished run for good, whoever executes it."""
+    with _explained(traceback_asked):
+        _ask(db, lambda runtime: runtime.cancel(thread))
+    _say(f"Cancelled: the run on thread {thread!r}. The next one is a new run.")
+
+
+@app.command("delete")
+def delete(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
+    """Drop a thread with everything that is recorded on it."""
+    with _explained(traceback_asked):
+        _ask(db, lambda runtime: runtime.delete(thread))
+    _say(f"Deleted: thread {thread!r}, with everything that was recorded on it.")
+
+
+def _found(target: str, json_asked: bool) -> Workflow[..., Any, Any]:
+    with _prints_aside(json_asked):
+        return find_workflow(target)
+
+
+def _run(job: Job, json_asked: bool, traceback_asked: bool) -> None:
+    """Execute a job, say what it came to, and exit."""
+    display = display_on(Console(stderr=True, highlight=False), job.title)
+    try:
+        with _prints_aside(json_asked):
+            outcome = anyio.run(execute, job, display)
+    except KeyboardInterrupt:
+        # It came outside of the part that stops cleanly, or out of a worker process.
+        outcome = Outcome(0.0, began=True, stopped_by=signal.SIGINT)
+    if outcome.error is not None and not outcome.began:
+        raise outcome.error
+
+    report(job, outcome, json_asked=json_asked, traceback_asked=traceback_asked)
+    raise typer.Exit(exit_code(outcome))
+
+
+def _ask(db: str, question: Callable[[Runtime], Awaitable[T]]) -> T:
+    """What a runtime on an existing file answers."""
+
+    async def main() -> T:
+        async with opened(Runtime(db)) as runtime:
+            return await question(runtime)
+
+    _check_exists(db)
+    return anyio.run(main)
+
+
+def _check_exists(db: str) -> None:
+    if not os.path.exists(db):
+        raise UsageError(f"there is no file {db}: name the database with --db, or in TASKFLOW_DB")
+
+
+@contextlib.contextmanager
+def _prints_aside(json_asked: bool) -> Generator[None]:
+    """What the user's code prints does not get between a program and the JSON it reads."""
+    with contextlib.redirect_stdout(sys.stderr) if json_asked else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _explained(traceback_asked: bool) -> Generator[None]:
+    """Say what was wrong in a line, without a traceback unless it was asked for, and exit."""
+    try:
+        yield
+    except (UsageError, TaskflowError) as error:
+        if traceback_asked:
+            sys.stderr.write("".join(traceback.format_exception(error)))
+        else:
+            _say(f"taskflow: {_explanation(error)}", "red")
+        raise typer.Exit(STORE_FAILED if isinstance(error, StoreError) else WRONG_USE) from None
+
+
+def _explanation(error: Exception) -> str:
+    if isinstance(error, UnknownWorkflow):
+        return f"thread {error.thread_id!r} was run by {error.workflow!r}: resume it with that"
+    if isinstance(error, RunCancelled):
+        return (
+            f"run {error.run_id!r} on thread {error.thread_id!r} was cancelled, and that is final: "
+            "`taskflow run` without --run-id begins a new one"
+        )
+    text = str(error)
+    for keyword, option in OPTIONS.items():
+        text = text.replace(keyword, option)
+    return text
+
+
+def _say(text: str, style: str = "") -> None:
+    Console(stderr=True, highlight=False).print(Text(text, style), soft_wrap=True)

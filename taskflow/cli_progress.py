@@ -1,0 +1,206 @@
+"""How far a run is, said while it executes: live on a terminal, in plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter, deque
+from types import TracebackType
+from typing import Final, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from taskflow.records import Progress
+
+__all__ = ("Display", "counts", "display_on", "duration", "shown_id")
+
+RATE_WINDOW: Final = 5.0  # seconds over which the live rate is taken
+FIRST_LINE: Final = 1.0  # seconds after which a plain line is written; later ones are further apart
+LINE_SPACING: Final = 0.25  # of the time that has passed
+LONGEST_SPACING: Final = 30.0  # seconds
+SHOW_CURSOR: Final = "\x1b[?25h"
+WAITING: Final = "nothing of it executes here yet"
+
+
+class Display(Protocol):
+    """Shows how far a run is, from entering to leaving."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, progress: Progress | None) -> None:
+        """Show this; ``None`` while nothing of the run executes here."""
+
+    def stop(self) -> None:
+        """Say that the run is being stopped."""
+
+    def abandon(self, farewell: str) -> None:
+        """The process ends at once: say ``farewell``, from inside of a signal handler."""
+
+
+def display_on(console: Console, title: str) -> Display:
+    """What suits ``console``: FORCE_COLOR makes lines colourful, never live."""
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        return LiveDisplay(console, title)
+    return PlainLines(console, title)
+
+
+class Rate:
+    """Calls a second, over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def of(self, executed: int) -> float:
+        """The rate, now that so many calls were executed."""
+        now = time.monotonic()
+        self._samples.append((now, executed))
+        while now - self._samples[0][0] > RATE_WINDOW:
+            self._samples.popleft()
+        then, before = self._samples[0]
+        return (executed - before) / (now - then) if now > then else 0.0
+
+
+class LiveDisplay:
+    """Three lines at the bottom of the terminal; what the user's code prints goes above them."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._title = title
+        self._begun = time.monotonic()
+        self._rate = Rate()
+        self._spinner = Spinner("dots")
+        self._stopping = False
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            # Text on its way into a file does not disturb the display.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    def __enter__(self) -> Display:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def update(self, progress: Progress | None) -> None:
+        passed = time.monotonic() - self._begun
+        clock = f"{int(passed) // 60}:{int(passed) % 60:02}"
+        head = Table.grid(padding=(0, 1))
+        title = Text(self._title, "bold", no_wrap=True, overflow="ellipsis")
+        head.add_row(self._spinner, title, Text(clock, "dim"))
+        if progress is None:
+            lines = [WAITING] if passed > FIRST_LINE else []
+        else:
+            rate = self._rate.of(progress.executed)
+            lines = [f"{counts(progress)}, {rate:,.1f}/s", _executing(progress)]
+        if self._stopping:
+            lines.append("stopping when these have ended; Ctrl-C again leaves at once")
+        rows = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in lines]
+        self._live.update(Group(head, *rows), refresh=True)
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def abandon(self, farewell: str) -> None:
+        os.write(2, f"{SHOW_CURSOR}\n{farewell}\n".encode())
+
+
+class PlainLines:
+    """A line now and then."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._begun = time.monotonic()
+        self._next = self._begun + FIRST_LINE
+        self._rate = Rate()
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def update(self, progress: Progress | None) -> None:
+        rate = 0.0 if progress is None else self._rate.of(progress.executed)
+        now = time.monotonic()
+        if now < self._next:
+            return
+
+        passed = now - self._begun
+        self._next = now + min(LONGEST_SPACING, max(FIRST_LINE, passed * LINE_SPACING))
+        if progress is None:
+            self._say(f"{duration(passed)}: {WAITING}")
+        else:
+            self._say(
+                f"{duration(passed)}: {counts(progress)}, {rate:,.1f}/s; {_executing(progress)}"
+            )
+
+    def stop(self) -> None:
+        self._say("stopping when what executes has ended; Ctrl-C again leaves at once")
+
+    def abandon(self, farewell: str) -> None:
+        os.write(2, f"{farewell}\n".encode())
+
+    def _say(self, text: str) -> None:
+        self._console.print(Text(f"{self._title}: {text}"), soft_wrap=True)
+
+
+def counts(progress: Progress) -> str:
+    """What has been done, in words."""
+    done = progress.executed - progress.failed + progress.replayed
+    parts = [f"{done:,} done ({progress.replayed:,} replayed)"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if progress.retried:
+        parts.append(f"{progress.retried:,} {'retry' if progress.retried == 1 else 'retries'}")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time for people, in about three digits."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.{0 if seconds >= 0.0995 else 1 if seconds >= 0.00995 else 2}f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.{1 if seconds >= 9.995 else 2}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def shown_id(value: str) -> str:
+    """An id that anybody may have chosen, safe for a terminal."""
+    return value if value.isprintable() and value.strip() == value else repr(value)
+
+
+def _executing(progress: Progress) -> str:
+    if not progress.executing:
+        return "no task executes now"
+    names = Counter(progress.executing).most_common()
+    return "executing " + ", ".join(f"{name} x{n:,}" if n > 1 else name for name, n in names)

@@ -1,0 +1,1 @@
+"""Programs that a person would really run, each with `python -m taskflow.examples.<name>`."""
