@@ -34,11 +34,16 @@ UNRECORDED = (KeyboardInterrupt, SystemExit, GeneratorExit)
 class Attempted(Protocol):
     """What is attempted: a call, or the run itself (which has no id)."""
 
-    id: str | None
-    definition: Definition[..., Any, Any]
-    digest: bytes
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def definition(self) -> Definition[..., Any, Any]: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def args(self) -> tuple[Any, ...]: ...
+    @property
+    def kwargs(self) -> dict[str, Any]: ...
 
 
 class Outcome(Struct):
@@ -73,7 +78,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         try:
             if slots is not None:
                 if not slots.try_take():
-                    await slots.take()
+                    await run.queue(call.id, slots)
                 frame.holds_slot = True
             try:
                 if definition.is_bare:  # as most are: two coroutines less

@@ -40,7 +40,9 @@ class Call(Coroutine[Any, Any, T_co]):
     __slots__ = ("__weakref__", "_steps", "frame", "id")
 
     id: str
-    frame: Frame | None
+    frame: Any  # the Frame that made it; None for the description of a run
+    # What executes the call, once it is awaited; or the call itself, once it is answered otherwise.
+    _steps: Any
 
     def _execute(self) -> Generator[Any, Any, T_co]:
         raise NotImplementedError
@@ -297,9 +299,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         except (AssertionError, SerializationError):  # the annotation may have changed since
             outcome = await attempt_all(self, self.frame)
             if outcome.failure is None:
-                cached = definition.cache.entry(
-                    definition.name, key, outcome.payload, time.time()
-                )
+                cached = definition.cache.entry(definition.name, key, outcome.payload, time.time())
         promise = self._put(outcome, cached, None)
         if promise is not None:
             await promise
@@ -332,8 +332,10 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             key = definition.cache.key(*self.args, **self.kwargs)
             if not isinstance(key, str):
                 raise TypeError(f"the cache key of {definition.name} must be text, got {key!r}")
-            return key
-        return blake2b(definition.part + self._identity[2], digest_size=16).hexdigest()
+            told_by = encode_plain(key)
+        else:
+            told_by = self._identity[2]
+        return blake2b(definition.part + told_by, digest_size=16).hexdigest()
 
     def _shown_arguments(self) -> str | None:
         canonical = self._identity[3]
@@ -353,9 +355,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     ) -> Exception:
         """The exception to raise: as every rerun will meet it, now with what led to it."""
         error = failures.rebuild(failure)
-        mark = failures.Mark(
-            self.frame.run, self.id, tuple(failure.ended_by), failure.given_up
-        )
+        mark = failures.Mark(self.frame.run, self.id, tuple(failure.ended_by), failure.given_up)
         failures.set_mark(error, mark)
         if original is not None:
             error.__traceback__ = original.__traceback__

@@ -213,16 +213,15 @@ class Codec:
         return f"{reason}: annotate it as -> {annotation_for(value)}"
 
 
-def _scalars_of(annotation: Any) -> frozenset[type]:
+def _scalars_of(annotation: Any) -> frozenset[object]:
     """The exact types whose values are their own decoded form under this annotation."""
     if annotation is Any or annotation is object:
         return SCALARS
     if annotation is None:
         return frozenset({type(None)})
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
-    if all(isinstance(member, type) and member in SCALARS for member in members):
-        return frozenset(members)
-    return frozenset()
+    types = frozenset(each for each in SCALARS if each in members)
+    return types if len(types) == len(members) else frozenset()
 
 
 def _is_union(annotation: Any) -> bool:
@@ -302,7 +301,7 @@ def fields_of(value: Any) -> tuple[str, ...]:
     """The names of the fields of a Struct, dataclass, NamedTuple, attrs or pydantic object."""
     kind = type(value)
     if isinstance(value, msgspec.Struct):
-        return kind.__struct_fields__  # type: ignore[no-any-return, attr-defined]
+        return value.__struct_fields__
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
@@ -310,7 +309,8 @@ def fields_of(value: Any) -> tuple[str, ...]:
     if hasattr(kind, "__attrs_attrs__"):
         return tuple(field.name for field in kind.__attrs_attrs__)
     if _is_pydantic(kind):
-        extra, private = value.__pydantic_extra__, value.__pydantic_private__
+        model: Any = value
+        extra, private = model.__pydantic_extra__, model.__pydantic_private__
         return (*kind.model_fields, *(extra or ()), *(private or ()))
     return ()
 

@@ -67,7 +67,7 @@ class Definition(Generic[P, R_co, T_co]):
         self.policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
         self.timeout = timeout
         self.cache = cache
-        self.durability = durability
+        self.durability: Durability | None = durability
         self.kind = _kind_of(fn, executor)
         self.is_bare = self.kind is BodyKind.COROUTINE and timeout is None
         self.binder = Binder(fn, self.name)

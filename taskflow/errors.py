@@ -64,10 +64,10 @@ class ThreadBusy(TaskflowError, RuntimeError):
     def __init__(self, thread_id: str, reason: str, *, same_run: bool = False) -> None:
         self.thread_id = thread_id
         self.same_run = same_run
-        super().__init__(
-            f"thread {thread_id!r} is busy: {reason}; "
-            + ("pass wait=True to wait for its result" if same_run else "try again when it has ended")
+        way_out = (
+            "pass wait=True to wait for its result" if same_run else "try again when it has ended"
         )
+        super().__init__(f"thread {thread_id!r} is busy: {reason}; {way_out}")
 
 
 class RunUnfinished(TaskflowError, RuntimeError):
@@ -82,9 +82,9 @@ class RunUnfinished(TaskflowError, RuntimeError):
 class RunNotFound(TaskflowError, LookupError):
     """Raised when a thread, a run or a recorded call is asked for that is not in the store."""
 
-    def __init__(self, thread_id: str, what: str = "a run") -> None:
+    def __init__(self, thread_id: str, what: str = "run") -> None:
         self.thread_id = thread_id
-        super().__init__(f"the store holds no {what.removeprefix('a ')} on thread {thread_id!r}")
+        super().__init__(f"the store holds no {what} on thread {thread_id!r}")
 
 
 class RunCancelled(TaskflowError, RuntimeError):

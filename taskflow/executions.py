@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from taskflow.attempts import attempt_all
-from taskflow.errors import RunCancelled
+from taskflow.errors import RunCancelled, RunUnfinished
 from taskflow.journal import Journal
 from taskflow.loops import Latch, uninterrupted
 from taskflow.records import Claim, Claimed, Finish, RunStatus
@@ -90,8 +90,26 @@ class Execution:
         self.waiters -= 1
         return self.outcome()
 
+    async def wait_begun(self) -> None:
+        """Become a waiter until the runtime closes, once the run is ours or answered.
+
+        Raises why the claim was turned down.
+        """
+        self.waiters += 1
+        try:
+            await self.begun.wait()
+        except BaseException:
+            self.waiters -= 1
+            if self.waiters == 0 and not self.ended.done():
+                self.cancel()
+            raise
+        if self.ended.done() and self._run is None:
+            self.outcome()
+
     def outcome(self) -> Any:
         """What the execution came to, once it has ended."""
+        if self._run is not None:
+            self._run.warn()
         if self._error is not None:
             if self._error_was_raised:
                 raise again(self._error)
@@ -118,8 +136,7 @@ class Execution:
                 self._error = error
         finally:
             if self._error is None and self._payload is None:
-                key = self.claim.thread_id, self.run_id or ""
-                self._error = RunCancelled(*key)
+                self._error = self._interrupted()
             self.when_ended()
             if not self.begun.done():
                 self.begun.set_result()
@@ -181,6 +198,8 @@ class Execution:
             finish = Finish(run.key, RunStatus.RUNNING, time.time())
         elif cancelled:
             finish = Finish(run.key, RunStatus.RUNNING, time.time())
+            if self._error is None or isinstance(self._error, anyio.get_cancelled_exc_class()):
+                self._fail(self._interrupted())
             self._payload = None
         run.flush()
         try:
@@ -194,6 +213,14 @@ class Execution:
         self.status = RunStatus(finish.status)
         if finish.status == RunStatus.SUCCESS:
             run.report_drift()
+
+    def _interrupted(self) -> RunUnfinished:
+        """What those hear who still wait for a run that was unwound."""
+        return RunUnfinished(
+            self.claim.thread_id,
+            self.run_id or "",
+            "it was interrupted, as its runtime was closed; run it again to continue",
+        )
 
     def _fail(self, error: BaseException) -> None:
         self._payload = None

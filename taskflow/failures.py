@@ -40,7 +40,9 @@ class Failure(Struct, omit_defaults=True):
     type: str  # "module:qualname"
     message: str
     args: list[Any] | None = None  # None: not carried by JSON
-    literal: str | None = None  # the arguments as a Python literal; None: the message stands for them
+    literal: str | None = (
+        None  # the arguments as a Python literal; None: the message stands for them
+    )
     attributes: dict[str, Any] = {}
     members: list[Failure] | None = None  # of an exception group
     ended_by: list[str] = []
@@ -103,19 +105,20 @@ def rebuild(failure: Failure) -> Exception:
     """The exception that a recorded failure stands for, or a TaskFailed in its place."""
     kind = _class_of(failure.type)
     try:
-        if kind is not None and failure.members is not None:
+        if kind is None:
+            return TaskFailed(failure.type, failure.message)
+        if failure.members is not None:
             members = [rebuild(member) for member in failure.members]
             error = kind.__new__(kind, failure.message, members)
-        elif kind is not None:
+        else:
             args = [failure.message] if failure.args is None else failure.args
             if failure.literal is not None:
                 args = ast.literal_eval(failure.literal)
             error = _instance(kind, tuple(args))
-        if kind is not None:
-            _set_attributes(error, failure.attributes)
-            same = failure.members is not None or _message(error)[:MESSAGE_LIMIT] == failure.message
-            if same and isinstance(error, Exception):
-                return error
+        _set_attributes(error, failure.attributes)
+        same = failure.members is not None or _message(error)[:MESSAGE_LIMIT] == failure.message
+        if same and isinstance(error, Exception):
+            return error
     except Exception:  # user code: a class that cannot be made without its __init__
         pass
     return TaskFailed(failure.type, failure.message)
@@ -198,7 +201,7 @@ def _members(kind: type[BaseException]) -> set[str]:
 
 
 def _literal(args: list[Any]) -> str | None:
-    """The arguments as a Python literal (tuples, bytes, sets, keys that are not text), if it is exact."""
+    """The arguments as a Python literal (tuples, bytes, int keys, …), if that is exact."""
     try:
         literal = repr(args)
         return literal if difference(args, ast.literal_eval(literal), "") is None else None
@@ -221,9 +224,9 @@ def _class_of(name: str) -> type[BaseException] | None:
     for part in qualname.split("."):
         # Not getattr: a module's __getattr__ may import what is asked of it.
         found = getattr(found, "__dict__", {}).get(part)
-    if not (isinstance(found, type) and issubclass(found, BaseException)):
-        found = _local_class(module_name, qualname)
-    return found
+    if isinstance(found, type) and issubclass(found, BaseException):
+        return found
+    return _local_class(module_name, qualname)
 
 
 def _local_class(module_name: str, qualname: str) -> type[BaseException] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Set
 from hashlib import blake2b
 from typing import Any, Final
@@ -78,8 +79,8 @@ def fingerprint(part: bytes, arguments: bytes) -> str:
 
 def where_of(fn: Callable[..., Any]) -> str:
     """``module.qualname`` of a function, a method, a partial's function or a callable object."""
-    while hasattr(fn, "func"):
-        fn = fn.func
+    while (inner := getattr(fn, "func", None)) is not None:
+        fn = inner
     named = fn if hasattr(fn, "__qualname__") else type(fn)
     return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
@@ -122,7 +123,7 @@ class Binder:
 
     def unbind(self, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inverse of `bind`: positional and keyword arguments."""
-        bound = inspect.BoundArguments(self.signature, arguments)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self.signature, OrderedDict(arguments))
         return bound.args, bound.kwargs
 
 

@@ -7,6 +7,7 @@ call executes (trio has cancel scopes for what we need it for).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
@@ -120,15 +121,12 @@ async def uninterrupted(latch: Latch) -> None:
     """
     try:
         await latch.settled()
-    except BaseException as error:
-        cancelled = error
+    except BaseException:
         with anyio.CancelScope(shield=True):
             while not latch.done():
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await latch.settled()
-                except asyncio.CancelledError as again:
-                    cancelled = again
-        raise cancelled
+        raise
     await latch
 
 
@@ -150,7 +148,7 @@ class Loop:
         return None
 
     def cancel_requests(self) -> int:
-        """How often the current task was asked to cancel; trio raises Cancelled for nothing else."""
+        """How often the current task was asked to cancel; on trio that is all Cancelled means."""
         return 0
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -107,8 +107,11 @@ class MapCall(Call[list[T]]):
             yield self._name(item)
 
     def _raise_first_failure(self, named: list[Named], failed: dict[str, int]) -> None:
-        again = ((failed[identity[0]], args, identity) for args, identity in named
-                 if identity[0] in failed)
+        again = (
+            (failed[identity[0]], args, identity)
+            for args, identity in named
+            if identity[0] in failed
+        )
         first = min(again, key=lambda each: each[0], default=None)
         if first is None:
             return

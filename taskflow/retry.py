@@ -6,7 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
@@ -50,9 +50,10 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(is_transient(member) for member in error.exceptions)
     # An exception of httpx can only be met where httpx was imported already.
-    httpx = sys.modules.get("httpx")
+    httpx: Any = sys.modules.get("httpx")
     if httpx is not None and isinstance(error, httpx.HTTPStatusError):
-        return bool(error.response.status_code >= 500)
+        answer: Any = error
+        return bool(answer.response.status_code >= 500)
 
     return isinstance(error, Exception) and not isinstance(error, LASTING_FAILURES)
 

@@ -1,8 +1,8 @@
 """One run: which of its calls are recorded, which execute, and where the current code stands.
 
-A `Frame` is one executing body: the workflow's, a task's, or a ``Runtime.thread()`` block. Calls get
-their identity from the frame that makes them. A `Run` knows what is recorded, what executes, and
-why nothing more may start.
+A `Frame` is one executing body: the workflow's, a task's, or a ``Runtime.thread()`` block. Calls
+get their identity from the frame that makes them. A `Run` knows what is recorded, what executes,
+and why nothing more may start.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from taskflow.records import (
     checkpoint_checksum,
     run_checksum,
 )
-from taskflow.scheduler import Scheduler
+from taskflow.scheduler import Scheduler, Slots
 from taskflow.stores.base import BLOCK_RUN_ID, Store
 
 __all__ = ("FRAME", "Frame", "Run", "Tally", "current", "logger")
@@ -195,7 +195,10 @@ class Run:
         self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
         self._journal = journal
         self._store = store
+        self._queued: set[str | None] = set()
         self._stray_ended: Latch | None = None
+        # Warnings may be errors: they wait until the end of the run is committed.
+        self._noted: list[str] = []
         self._seed = run_checksum(row.thread_id, row.run_id)
 
     @property
@@ -259,8 +262,17 @@ class Run:
 
     def progress(self) -> Progress:
         """How far this execution is."""
-        names = [call.id.partition(":")[0] for call in self.executing.values()]
+        ids = self.executing.keys() - self._queued
+        names = [call_id.partition(":")[0] for call_id in ids]
         return Progress(names, self.executed, self.replayed, self.failed, self.retried)
+
+    async def queue(self, call_id: str | None, slots: Slots) -> None:
+        """Wait for a slot: the call has begun, and does not execute yet."""
+        self._queued.add(call_id)
+        try:
+            await slots.take()
+        finally:
+            self._queued.discard(call_id)
 
     def begin(self, call: Executing) -> None:
         """``call`` executes from now on."""
@@ -286,7 +298,7 @@ class Run:
         cancelled: set[str] = set()
         while strays := self.executing_in(frame) if frame else list(self.executing.values()):
             if not cancelled and not self.unwinding:
-                self._warn_of_strays(strays, frame)
+                self._note_strays(strays, frame)
             self._stray_ended = Latch()
             for call in strays:
                 if call.id not in cancelled:
@@ -295,14 +307,18 @@ class Run:
             await uninterrupted(self._stray_ended)
         self._stray_ended = None
 
-    def _warn_of_strays(self, strays: list[Executing], frame: Frame | None) -> None:
+    def warn(self) -> None:
+        """Issue the warnings that were noted, to somebody who can be told."""
+        noted, self._noted = self._noted, []
+        for text in noted:
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _note_strays(self, strays: list[Executing], frame: Frame | None) -> None:
         names = ", ".join(sorted({call.id.partition(":")[0] for call in strays})[:5])
         ended = frame.call_id if frame is not None and frame.call_id else "their run"
-        warnings.warn(
+        self._noted.append(
             f"{len(strays)} calls were left executing on thread {self.thread_id!r} when {ended} "
-            f"ended, and were cancelled ({names}): await them, or start them in a task group",
-            RuntimeWarning,
-            stacklevel=2,
+            f"ended, and were cancelled ({names}): await them, or start them in a task group"
         )
 
     def warn_of_twins(self, name: str) -> None:
@@ -389,9 +405,9 @@ class Run:
         """
         if frame.keeps:
             self._keep(checkpoint)
-        durability = durability or self.durability
+        mode = self.durability if durability is None else durability
         journal = self._journal
-        if durability == "sync" or journal.is_crowded:
+        if mode == "sync" or journal.is_crowded:
             if self._held:
                 self.flush()
             promise: Promise
@@ -402,7 +418,7 @@ class Run:
                 promise = tally
             journal.put(checkpoint, self.key, promise, cached)
             return promise if tally is None else None
-        if durability == "async":
+        if mode == "async":
             journal.put(checkpoint, self.key, _Later(self), cached)
         else:
             self._held.append((checkpoint, cached))
@@ -482,7 +498,7 @@ class Run:
 
 
 class Gate:
-    """Holds new calls of a rerun until all that is recorded was asked for (``on_drift="error"``)."""
+    """Holds new calls of a rerun until all that is recorded was asked for."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -155,24 +155,24 @@ class Runtime:
         thread_id: str,
         run_id: str | None = None,
         supersede: bool = False,
+        wait: bool = False,
     ) -> RunHandle[T]:
         """Begin what `run` does, and return when the run is recorded; the runtime executes it.
 
-        Raises what `run` raises before it executes anything.
+        Whoever goes away after that stops nothing. With ``wait`` it returns when an equal run of
+        another process has ended, or its process has. Raises what `run` raises before it executes
+        anything.
         """
         claim = self._claim_of(call, thread_id, run_id, supersede)
-        execution = await self._execution(claim, call.definition)
-        execution.waiters += 1  # until the runtime closes
-        try:
-            await execution.begun.wait()
-        except BaseException:
-            execution.waiters -= 1
-            if execution.waiters == 0 and not execution.ended.done():
-                execution.cancel()
-            raise
-        if execution.ended.done() and execution.run is None:
-            execution.outcome()  # raises why it was turned down
-        return RunHandle(execution)
+        while True:
+            execution = await self._execution(claim, call.definition)
+            try:
+                await execution.wait_begun()
+                return RunHandle(execution)
+            except ThreadBusy as error:
+                if not (wait and error.same_run):
+                    raise
+            await anyio.sleep(POLL_INTERVAL)
 
     async def resume(self, thread_id: str, *, wait: bool = False) -> Any:
         """Continue a thread's latest run with its recorded input; its result.
@@ -243,6 +243,7 @@ class Runtime:
                             await service.journal.finish(release)
             if run.broken is not None:
                 raise run.broken
+            run.warn()
         finally:
             self._blocks.discard(thread_id)
 
@@ -268,9 +269,7 @@ class Runtime:
         self._open()
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         asked = None if status is None else RunStatus(status)
-        return [
-            _run_record(row) for row in await self._store.runs(asked, name, before, limit)
-        ]
+        return [_run_record(row) for row in await self._store.runs(asked, name, before, limit)]
 
     async def tasks(self, thread_id: str, run_id: str | None = None) -> list[TaskRecord]:
         """Every call that is recorded on a thread, or in one of its runs, in commit order.
@@ -290,7 +289,7 @@ class Runtime:
         service = self._open()
         self._check_idle(check_id(thread_id, "thread id"))
         if not await self._store.forget(thread_id, task_id, service.owner):
-            raise RunNotFound(thread_id, f"a recorded call {task_id!r}")
+            raise RunNotFound(thread_id, f"recorded call {task_id!r}")
 
     async def cancel(self, thread_id: str) -> None:
         """End a thread's unfinished run for good, whoever executes it.
@@ -305,7 +304,7 @@ class Runtime:
             return
         row = await self._store.cancel(thread_id, time.time())
         if row is None or row.status == RunStatus.SUCCESS:
-            raise RunNotFound(thread_id, "an unfinished run")
+            raise RunNotFound(thread_id, "unfinished run")
 
     async def delete(self, thread_id: str) -> None:
         """Drop a thread with everything that is recorded on it.
@@ -415,7 +414,7 @@ class Runtime:
         check_id(thread_id, "thread id")
         row = await self._store.run(thread_id, run_id)
         if row is None:
-            raise RunNotFound(thread_id, "a run" if run_id is None else f"a run {run_id!r}")
+            raise RunNotFound(thread_id, "run" if run_id is None else f"run {run_id!r}")
         return row
 
 

@@ -155,7 +155,9 @@ class Decorator(Protocol):
     """What ``task(**options)`` returns."""
 
     @overload
-    def __call__(self, fn: Callable[P, AsyncIterator[T]], /) -> Task[P, AsyncIterator[T], list[T]]: ...
+    def __call__(
+        self, fn: Callable[P, AsyncIterator[T]], /
+    ) -> Task[P, AsyncIterator[T], list[T]]: ...
     @overload
     def __call__(
         self, fn: Callable[P, Coroutine[Any, Any, T]], /

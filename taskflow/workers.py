@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import signal
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -70,7 +71,9 @@ class WorkerThreads:
         try:
             raise value
         finally:
-            del value, outcome  # the traceback would hold this frame, and this frame the exception
+            # The traceback would hold this frame, and this frame the exception.
+            del value
+            outcome.clear()
 
     def close(self) -> None:
         """End the idle threads; those that still work end after it."""
@@ -107,7 +110,8 @@ class WorkerThreads:
 
         try:
             anyio.from_thread.run_sync(tell, token=self._loop.token)
-        except (anyio.RunFinishedError, RuntimeError):  # abandoned, and the loop has ended meanwhile
+        except (anyio.RunFinishedError, RuntimeError):
+            # Abandoned, and the loop has ended meanwhile.
             queue.put(None)
 
 
@@ -115,9 +119,7 @@ class TimedOut(Exception):
     """An attempt reached its limit; whoever set the limit turns this into a TaskTimeout."""
 
 
-async def call_in_process(
-    fn: Callable[..., Any], module: str, qualname: str, *args: Any
-) -> Any:
+async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
     """What ``fn(found, *args)`` returns in a worker process, where ``found`` is found by name.
 
     A cancelled call kills its process.
@@ -127,6 +129,8 @@ async def call_in_process(
 
 
 def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
+    # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from types import GenericAlias
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -58,12 +58,12 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         annotations = self.annotations()
         fields: dict[str, Any] = {}
         for name, parameter in self.binder.signature.parameters.items():
-            annotation = annotations.get(name, Any)
+            given: Any = annotations.get(name, Any)
             if parameter.kind is parameter.VAR_POSITIONAL:
-                annotation = tuple[annotation, ...]
+                given = GenericAlias(tuple, (given, ...))
             elif parameter.kind is parameter.VAR_KEYWORD:
-                annotation = dict[str, annotation]
-            fields[name] = annotation
+                given = GenericAlias(dict, (str, given))
+            fields[name] = given
         # The functional form takes any names.
         shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
         return Codec(shape, f"the arguments of {self.name}()")
@@ -113,6 +113,11 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         if self._child is not None:
             self._child.close()
 
+    def close(self) -> None:
+        """Give it up (the coroutine protocol): it will never execute."""
+        if self._steps is None:
+            self.use()
+
     def __del__(self) -> None:
         if getattr(self, "_child", None) is None:  # which reports itself otherwise
             super().__del__()
@@ -124,7 +129,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         return self._child.__await__()
 
 
-def previous(type: type[T], /) -> T | None:
+def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nobody can name it
     """What the latest successful run on this thread saved before this one was created.
 
     That is what it gave to `save`, or its result; ``None`` on the thread's first run. Decoded to

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("typer")
+
 from rich.console import Console
 from typer.testing import CliRunner
 

@@ -354,12 +354,13 @@ async def test_a_failing_store_stops_a_map() -> None:
     """The bodies that execute end, no other one begins, and the same thread continues."""
     store = FailingStore()
     bodies: list[int] = []
+    disasters = [True]
 
     @task
     async def step(number: int) -> int:
         bodies.append(number)
-        if number == 3 and bodies.count(3) == 1:
-            store.is_full = True
+        if number == 3 and disasters:
+            store.is_full = disasters.pop()
         await checkpoint()
         return number
 
@@ -459,9 +460,9 @@ async def test_a_failing_store_hurts_no_other_run_for_good() -> None:
         object(),
         b"bytes",
         {1, 2},
-        2**70,
+        10**5000,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 async def test_a_result_that_cannot_be_recorded_stops_the_run_at_that_task(value: Any) -> None:
     """The error names the task; what was to follow has not started."""

@@ -16,8 +16,8 @@ What a store promises:
 - ``(thread_id, run_id)``, ``(thread_id, sequence)`` and ``(thread_id, task_id)`` are unique, and at
   most one run of a thread is unfinished.
 - An owner is *gone* when its lease has run out, when it was closed, or when the store can tell that
-  its process has died. From ``open`` to ``close`` the store renews its lease by itself, from outside
-  the event loop.
+  its process has died. From ``open`` to ``close`` the store renews its lease by itself, from
+  outside the event loop.
 - Failures are StoreError and say what happened to which file, and the way out. Rows that are not
   what was written are CheckpointCorrupt, never a wrong value.
 
@@ -54,38 +54,48 @@ class Store(Protocol):
     @property
     def where(self) -> str:
         """What names this store in errors: a file's path, say."""
+        ...
 
     async def open(self, owner: str) -> None:
         """Make it ready for the runtime ``owner``, whose lease begins.
 
         Raises StoreError or SchemaTooNew.
         """
+        ...
 
     async def close(self) -> None:
         """Give up the lease and everything that is held open."""
+        ...
 
     async def commit(self, batch: Batch) -> Committed:
         """Write ``batch`` in one transaction. Raises StoreError."""
+        ...
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
         """At most ``limit`` checkpoints of a run with a sequence above ``after``, in that order."""
+        ...
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
         """A thread's run, the latest where ``run_id`` is None."""
+        ...
 
     async def runs(
         self, status: str | None, workflow: str | None, before: int | None, limit: int
     ) -> Sequence[RunRow]:
         """Runs with a number below ``before``, newest first."""
+        ...
 
     async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
         """Everything recorded on a thread, or in one of its runs, in commit order."""
+        ...
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         """The shared results of a task under ``keys`` that have not expired at ``now``."""
+        ...
 
     async def clear_cache(self, task_name: str) -> int:
         """Drop a task's shared results; how many there were."""
+        ...
 
     async def forget(self, thread_id: str, task_id: str, owner: str) -> bool:
         """Drop a recorded call and the calls that it was made by; false where there is none.
@@ -93,15 +103,18 @@ class Store(Protocol):
         If its run is the thread's latest and has succeeded, that run is open again. Raises
         ThreadBusy while somebody executes it.
         """
+        ...
 
     async def cancel(self, thread_id: str, now: float) -> RunRow | None:
         """End a thread's unfinished run for good, whoever executes it; its row as it was."""
+        ...
 
     async def delete(self, thread_id: str, owner: str) -> bool:
         """Drop a thread with all that is recorded on it; false where there is none.
 
         Raises ThreadBusy while somebody executes its run.
         """
+        ...
 
 
 Decision = Literal["new", "continue", "answer", "supersede"]
@@ -134,7 +147,8 @@ def decide(
         return "new"
     if claim.run_id == BLOCK_RUN_ID:
         raise HistoryMismatch(
-            thread_id, "it holds runs of workflows; give Runtime.thread() blocks a thread of their own"
+            thread_id,
+            "it holds runs of workflows; give Runtime.thread() blocks a thread of their own",
         )
     same = claim.run_id is None and latest.fingerprint == claim.fingerprint
     if latest.is_final:

@@ -5,6 +5,7 @@ The operating system lets go of a lock when the process that holds it dies, howe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -117,7 +118,6 @@ def _is_file_at(fd: int, path: str) -> bool:
 
 
 def _remove(path: str) -> None:
-    try:
+    # Windows keeps a file that somebody has open; it is found free the next time.
+    with contextlib.suppress(OSError):
         os.unlink(path)
-    except OSError:  # Windows keeps a file that somebody has open; it is found free the next time
-        pass

@@ -105,7 +105,9 @@ class MemoryStore:
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         found = [self._cache.get((task_name, key)) for key in keys]
-        return [entry for entry in found if entry and (entry.expires is None or entry.expires > now)]
+        return [
+            entry for entry in found if entry and (entry.expires is None or entry.expires > now)
+        ]
 
     async def clear_cache(self, task_name: str) -> int:
         keys = [key for key in self._cache if key[0] == task_name]

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
 import anyio
+import anyio.to_thread
 from msgspec import structs
 
 from taskflow.errors import (
-    CheckpointCorrupt,
     SchemaTooNew,
     StoreError,
     TaskflowError,
@@ -269,19 +270,16 @@ class SQLiteStore:
     async def open(self, owner: str) -> None:
         if self._writer is not None:
             raise StoreError(f"{self.path} is open already: a SQLiteStore serves one runtime")
-        folder = os.path.dirname(os.path.abspath(self.path))
-        if not os.path.isdir(folder):
-            raise StoreError(f"{self.path} cannot be opened: there is no folder {folder}")
-        if os.path.isdir(self.path):
-            raise StoreError(f"{self.path} is a folder, not a database file")
         if sqlite3.sqlite_version_info < OLDEST_VERSION:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+        self._check_path()
 
         self._owner = owner
         try:
+            self._writer = await self._connect()
+            await self._trip(self._writer, self._check_ours)
             if sqlite3.sqlite_version_info < SAFE_WAL_VERSION:
                 self._write_lock = FileLock(f"{self.path}-lock", self._busy_timeout)
-            self._writer = await self._connect()
             await self._trip(self._writer, self._prepare)
             self._owner_lock = OwnerLock(self._owner_path(owner))
             await self._trip(self._writer, self._take_lease)
@@ -302,7 +300,9 @@ class SQLiteStore:
         if self._writer is None:
             return
         self._lease_end.set()
-        with contextlib.suppress(StoreError):  # the file may be full or gone: the lock tells as much
+        with contextlib.suppress(
+            StoreError
+        ):  # the file may be full or gone: the lock tells as much
             await self._trip(self._writer, self._drop_lease)
         await self._close_all()
 
@@ -360,7 +360,12 @@ class SQLiteStore:
             latest = _one_run(db, SELECT_LATEST, (thread_id,))
             if latest and latest.run_id == run_id and latest.status == RunStatus.SUCCESS:
                 _update(
-                    db, latest.verified(), status=RunStatus.RUNNING, result=None, saved=None, finished=None
+                    db,
+                    latest.verified(),
+                    status=RunStatus.RUNNING,
+                    result=None,
+                    saved=None,
+                    finished=None,
                 )
             return True
 
@@ -475,9 +480,7 @@ class SQLiteStore:
         self._begin(db, beginning, answers)
         return [answers[index] for index in range(len(claims))]
 
-    def _known(
-        self, db: sqlite3.Connection, claim: Claim, head: RunRow | None
-    ) -> RunRow | None:
+    def _known(self, db: sqlite3.Connection, claim: Claim, head: RunRow | None) -> RunRow | None:
         if claim.run_id is None or head is None:
             return None
         if head.run_id == claim.run_id:
@@ -503,7 +506,7 @@ class SQLiteStore:
     def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str) -> None:
         row = _one_run(db, SELECT_LATEST, (thread_id,))
         if row and row.owner not in (None, owner) and not self._is_gone(db, str(row.owner)):
-            raise ThreadBusy(thread_id, f"run {row.run_id!r} is executed by the runtime {row.owner}")
+            raise ThreadBusy(thread_id, f"run {row.run_id!r} is executed by {row.owner}")
 
     def _is_gone(self, db: sqlite3.Connection, owner: str) -> bool:
         lease = db.execute(SELECT_LEASE, (owner,)).fetchone()
@@ -517,8 +520,15 @@ class SQLiteStore:
     def _owner_path(self, owner: str) -> str:
         return f"{self.path}-owner-{owner}"
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        """Refuse what is not ours before anything is changed; make the schema where there is none."""
+    def _check_path(self) -> None:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(folder):
+            raise StoreError(f"{self.path} cannot be opened: there is no folder {folder}")
+        if os.path.isdir(self.path):
+            raise StoreError(f"{self.path} is a folder, not a database file")
+
+    def _check_ours(self, db: sqlite3.Connection) -> bool:
+        """Refuse what is not ours, untouched; whether there is a schema already."""
         application_id = db.execute("PRAGMA application_id").fetchone()[0]
         schema = db.execute("PRAGMA user_version").fetchone()[0]
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -528,6 +538,9 @@ class SQLiteStore:
             )
         if application_id == APPLICATION_ID and schema > SCHEMA:
             raise SchemaTooNew(self.path, schema, SCHEMA)
+        return bool(application_id)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
             mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
@@ -537,14 +550,14 @@ class SQLiteStore:
             # rare ones are cheaper (100,000 recorded results: 23 -> 13 µs a row, with the cache).
             db.execute("PRAGMA wal_autocheckpoint = 10000")
             db.execute("PRAGMA cache_size = -32000")
-            if application_id != APPLICATION_ID:
+            if not self._check_ours(db):
                 self._create(db)
 
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         try:
             # Another process may have made it while we waited.
-            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            if not self._check_ours(db):
                 for statement in CREATE_SCHEMA.split(";\n"):
                     db.execute(statement)
             db.execute("COMMIT")
@@ -553,7 +566,7 @@ class SQLiteStore:
             raise
 
     def _take_lease(self, db: sqlite3.Connection) -> None:
-        with self._write_lock, _transaction(db):
+        with self._write_lock, _Transaction(db):
             for (owner,) in db.execute(SELECT_LEASES).fetchall():
                 if owner != self._owner and self._is_gone(db, owner):
                     db.execute(DROP_LEASE, (owner,))
@@ -591,18 +604,16 @@ class SQLiteStore:
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
-    async def _write(
-        self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False
-    ) -> T:
+    async def _write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         def locked(db: sqlite3.Connection) -> T:
-            with self._write_lock, contextlib.nullcontext() if alone else _transaction(db):
+            with self._write_lock, contextlib.nullcontext() if alone else _Transaction(db):
                 return work(db)
 
         return await self._trip(self._opened(self._writer), locked)
 
     async def _read(self, query: str, parameters: Any) -> list[Any]:
         def work(db: sqlite3.Connection) -> list[Any]:
-            return cast("list[Any]", db.execute(query, parameters).fetchall())
+            return db.execute(query, parameters).fetchall()
 
         return await self._trip(self._opened(self._reader), work)
 
@@ -628,7 +639,9 @@ class SQLiteStore:
                 while not (outcome or failure):
                     with contextlib.suppress(asyncio.CancelledError):
                         await _send(connection, _nothing)
-            if task := asyncio.current_task():
+            # A cancelled scope repeats itself; a repetition of ours would outlive the scope.
+            task = asyncio.current_task()
+            if task is not None and anyio.current_effective_deadline() != -math.inf:
                 task.uncancel()
                 task.cancel(*cancelled.args)
         if not failure:
@@ -646,8 +659,8 @@ class SQLiteStore:
     async def _close_all(self) -> None:
         if self._lease_thread is not None:
             thread, self._lease_thread = self._lease_thread, None
-            while thread.is_alive():  # it wakes at once, but may be in the middle of a write
-                await asyncio.sleep(0.001)
+            # It wakes at once, but may be in the middle of a write.
+            await anyio.to_thread.run_sync(thread.join)
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         lock, self._write_lock = self._write_lock, contextlib.nullcontext()
@@ -698,7 +711,7 @@ class SQLiteStore:
         )
 
 
-class _transaction:
+class _Transaction:
     """BEGIN IMMEDIATE … COMMIT, or ROLLBACK, in the connection's own thread."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -767,9 +780,7 @@ def _continue(db: sqlite3.Connection, row: RunRow, claim: Claim) -> RunRow:
 
 
 def _cancel(db: sqlite3.Connection, row: RunRow, now: float) -> None:
-    _update(
-        db, row, status=RunStatus.CANCELLED, owner=None, epoch=row.epoch + 1, finished=now
-    )
+    _update(db, row, status=RunStatus.CANCELLED, owner=None, epoch=row.epoch + 1, finished=now)
 
 
 def _previous(db: sqlite3.Connection, row: RunRow) -> bytes | None:

@@ -1,0 +1,188 @@
+"""The list of public names, what an import costs, and which way imports run."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import taskflow
+
+PACKAGE = Path(taskflow.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+PUBLIC = {
+    "CachePolicy", "Call", "CheckpointCorrupt", "CurrentCall", "HistoryMismatch", "LeaseLost",
+    "MemoryStore", "NotInRun", "Progress", "RetryPolicy", "RunCancelled", "RunHandle",
+    "RunNotFound", "RunRecord", "RunStatus", "RunUnfinished", "Runtime", "SQLiteStore",
+    "SchemaTooNew", "SerializationError", "Store", "StoreError", "Task", "TaskFailed",
+    "TaskNameConflict", "TaskRecord", "TaskTimeout", "TaskflowError", "ThreadBusy",
+    "UnknownWorkflow", "Workflow", "WorkflowCall", "current", "previous", "save", "task",
+    "workflow",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these() -> None:
+    """A name that is added or lost is a decision, and is made here too."""
+    assert set(taskflow.__all__) == PUBLIC
+    assert len(taskflow.__all__) == len(PUBLIC)
+
+
+def test_every_public_name_is_there() -> None:
+    """``__all__`` promises nothing that the package does not have."""
+    for name in taskflow.__all__:
+        assert getattr(taskflow, name) is not None
+
+
+def test_nothing_else_is_public() -> None:
+    """What has no underscore, and is no module, is in ``__all__``."""
+    names = {
+        name
+        for name, value in vars(taskflow).items()
+        if not name.startswith("_") and type(value).__name__ != "module"
+    }
+    assert names == PUBLIC
+
+
+@pytest.mark.parametrize("name", [each for each in taskflow.__all__ if each[0].isupper()])
+def test_every_public_class_says_what_it_is(name: str) -> None:
+    """A class that users meet has a docstring of its own."""
+    assert getattr(taskflow, name).__doc__
+    assert getattr(taskflow, name).__module__.startswith("taskflow")
+
+
+@pytest.mark.parametrize(
+    ("name", "builtin"),
+    [
+        ("NotInRun", RuntimeError), ("ThreadBusy", RuntimeError), ("RunUnfinished", RuntimeError),
+        ("RunNotFound", LookupError), ("RunCancelled", RuntimeError),
+        ("UnknownWorkflow", LookupError), ("HistoryMismatch", RuntimeError),
+        ("TaskNameConflict", ValueError), ("SerializationError", TypeError),
+        ("TaskFailed", RuntimeError), ("TaskTimeout", TimeoutError), ("LeaseLost", RuntimeError),
+        ("StoreError", RuntimeError), ("SchemaTooNew", taskflow.StoreError),
+        ("CheckpointCorrupt", taskflow.StoreError),
+    ],
+)  # fmt: skip
+def test_every_error_is_a_taskflow_error_and_a_builtin_one(
+    name: str, builtin: type[Exception]
+) -> None:
+    """Whoever does not know taskflow catches what fits."""
+    error = getattr(taskflow, name)
+    assert issubclass(error, taskflow.TaskflowError)
+    assert issubclass(error, builtin)
+
+
+@pytest.mark.parametrize(
+    "heavy", ["typer", "rich", "fastapi", "trio", "pydantic", "httpx", "attrs", "attr"]
+)
+def test_an_import_loads_nothing_that_is_not_needed(heavy: str) -> None:
+    """``import taskflow`` loads its three dependencies, and none of the optional ones."""
+    check = f"import sys, taskflow; print({heavy!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=True)
+    assert done.stdout.strip() == b"False"
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules that a file imports, at any place in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            assert node.module is not None
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _floors() -> dict[str, int]:
+    """Each module of the plan in the package's docstring, with its height: the lowest is 0."""
+    assert taskflow.__doc__ is not None
+    lines = taskflow.__doc__.splitlines()
+    plan = [line.strip().partition("  ")[0] for line in lines if line.startswith("    ")]
+    floors: dict[str, int] = {}
+    for height, names in enumerate(reversed(plan)):
+        floors.update(dict.fromkeys((each.strip() for each in names.split(",")), height))
+    return floors
+
+
+def _noun(module: str) -> str:
+    """The name under which the plan lists a module: ``stores`` for all stores."""
+    return module.removeprefix("taskflow.").split(".")[0]
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_the_plan_lists_every_module() -> None:
+    """A file that is added finds its floor, or its noun's."""
+    floors = _floors()
+    unlisted = {
+        name
+        for name in (_noun(_module(path)) for path in MODULES)
+        if name != "taskflow" and _prefix(name) not in floors
+    }
+    assert unlisted == set()
+
+
+def _prefix(name: str) -> str:
+    """``cli`` for ``cli_progress``: a noun that was split stays on its floor."""
+    return name.split("_")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_module)
+def test_imports_only_point_down(path: Path) -> None:
+    """A module imports its own floor and those below: no cycles, not even under TYPE_CHECKING."""
+    floors = _floors()
+    if path == PACKAGE / "__init__.py":
+        return
+    here = floors[_prefix(_noun(_module(path)))]
+    top = max(floors.values())
+    for imported in _imports(path):
+        if not imported.startswith("taskflow."):
+            continue
+        there = floors.get(_prefix(_noun(imported)))
+        if there is None:  # a public name of the package itself: for what people start from
+            assert here == top, f"{path.name} imports {imported}"
+        else:
+            assert there <= here, f"{path.name} imports {imported} from a floor above"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """On one floor too, imports run one way."""
+    modules = {_module(path): path for path in MODULES if path != PACKAGE / "__init__.py"}
+    needs = {
+        module: {each for each in _imports(path) if each in modules and each != module}
+        for module, path in modules.items()
+    }
+    done: set[str] = set()
+    while ready := {each for each, others in needs.items() if each not in done and others <= done}:
+        done |= ready
+    assert set(needs) - done == set(), "a cycle"
+
+
+@pytest.mark.parametrize(
+    ("dependency", "door"), [("aiosqlite", "stores/sqlite.py"), ("msgspec.json", "codec.py")]
+)
+def test_a_dependency_has_one_door(dependency: str, door: str) -> None:
+    """What is to be replaced one day is imported, and used, in one place."""
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if dependency in _imports(path) or _uses(path, dependency)
+    }
+    assert users == {door}
+
+
+def _uses(path: Path, dotted: str) -> bool:
+    """Whether a file has the expression ``msgspec.json``, say."""
+    return any(
+        isinstance(node, ast.Attribute) and ast.unparse(node) == dotted
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
