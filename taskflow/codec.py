@@ -123,12 +123,13 @@ def is_plain(value: object) -> bool:
 
 
 class Codec:
-    """Encodes and decodes the values of one annotation.
+    """Encodes and decodes the values of one annotation; ``canonical`` sorts the keys of objects.
 
     Raises SerializationError where nothing of that annotation could be read back.
     """
 
-    def __init__(self, annotation: Any, what: str) -> None:
+    def __init__(self, annotation: Any, what: str, *, canonical: bool = False) -> None:
+        self._encoder = _sorting_encoder if canonical else _encoder
         self.annotation = annotation
         self._what = what
         self._scalars = _scalars_of(annotation)
@@ -191,7 +192,7 @@ class Codec:
 
     def _encode(self, value: Any) -> bytes:
         try:
-            return _encoder.encode(value)
+            return self._encoder.encode(value)
         except RecursionError as error:
             raise SerializationError(
                 f"{self._what} holds itself, or is nested too deep for JSON"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from taskflow.attempts import attempt_all
-from taskflow.errors import RunCancelled, RunUnfinished
+from taskflow.errors import RunCancelled, RunUnfinished, StoreError, TaskflowError
 from taskflow.journal import Journal
 from taskflow.loops import Latch, uninterrupted
 from taskflow.records import Claim, Claimed, Finish, RunStatus
@@ -207,8 +208,11 @@ class Execution:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            if run.broken is None:
-                self._fail(error)
+            self._fail(run.broken or error)
+            if finish.status != RunStatus.RUNNING and isinstance(error, StoreError):
+                # The store may take less than it was given: let others continue the run.
+                with contextlib.suppress(TaskflowError):
+                    await self._journal.finish(Finish(run.key, RunStatus.RUNNING, time.time()))
             return
         self.status = RunStatus(finish.status)
         if finish.status == RunStatus.SUCCESS:

@@ -100,6 +100,11 @@ class Binder:
             if each.default is each.empty
             and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         }
+        kinds = {each.kind for each in parameters}
+        self._takes_keywords = kinds <= {
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        }
         # So many positional arguments, and nothing else, need no closer look.
         needed = sum(name in required for name in self._positional)
         first = self._positional[:needed]
@@ -123,6 +128,8 @@ class Binder:
 
     def unbind(self, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inverse of `bind`: positional and keyword arguments."""
+        if self._takes_keywords:
+            return (), arguments
         bound = inspect.BoundArguments(self.signature, OrderedDict(arguments))
         return bound.args, bound.kwargs
 

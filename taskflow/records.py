@@ -317,9 +317,10 @@ def outcome_checksum(
 
 
 def run_checksum(*parts: str | bytes | None) -> int:
-    """CRC-32 over ``parts``, each with its length, so that moving a border is noticed."""
-    total = 0
-    for part in parts:
-        content = b"" if part is None else part.encode() if isinstance(part, str) else part
-        total = crc32(content, crc32(b"%d:" % (-1 if part is None else len(content)), total))
+    """CRC-32 over ``parts`` and their lengths, so that moving a border is noticed."""
+    contents = [part.encode() if isinstance(part, str) else part for part in parts]
+    total = crc32(repr([part and len(part) for part in contents]).encode())
+    for content in contents:
+        if content:
+            total = crc32(content, total)
     return total

@@ -1,4 +1,4 @@
-"""Builds the rows that tests hand to a store, with everything filled in that a test is not about."""
+"""Builds the rows that tests hand to a store, and fills in what a test is not about."""
 
 from __future__ import annotations
 

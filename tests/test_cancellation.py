@@ -700,6 +700,151 @@ async def test_a_body_may_cancel_its_own_calls(runtime: Runtime) -> None:
     assert [each.name for each in await runtime.tasks("t")] == ["instead"]
 
 
+async def test_an_inner_run_ends_with_the_outer_one(runtime: Runtime) -> None:
+    """A run that waits for another one is its waiter: cancelled, it takes that with it."""
+    begun = anyio.Event()
+    ended: list[str] = []
+
+    @task
+    async def endless() -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("endless")
+
+    @workflow
+    async def inner() -> None:
+        await endless()
+
+    @workflow
+    async def outer() -> None:
+        try:
+            await runtime.run(inner(), thread_id="inner")
+        finally:
+            ended.append("outer")
+
+    async def caller() -> None:
+        await runtime.run(outer(), thread_id="outer")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert ended == ["endless", "outer"]
+    for thread_id in ("inner", "outer"):
+        assert (await runtime.get(thread_id)).owner is None
+
+
+async def test_a_cancelled_wait_between_attempts_records_nothing(runtime: Runtime) -> None:
+    """A run that is cancelled while a task waits for its next attempt has not failed by it."""
+    failed = anyio.Event()
+
+    @task(retry=RetryPolicy(initial_interval=60))
+    async def flaky() -> None:
+        failed.set()
+        raise ConnectionError
+
+    @workflow
+    async def order() -> None:
+        await flaky()
+
+    async def caller() -> None:
+        await runtime.run(order(), thread_id="t")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await failed.wait()
+        await checkpoint()
+        group.cancel_scope.cancel()
+    assert await runtime.tasks("t") == []
+    assert (await runtime.get("t")).status == "running"
+
+
+async def test_a_cancelled_block_can_be_entered_again(runtime: Runtime) -> None:
+    """A block of ``Runtime.thread()`` that was cancelled has released its thread."""
+    begun = anyio.Event()
+    bodies: list[str] = []
+
+    @task
+    async def step(name: str) -> str:
+        bodies.append(name)
+        if name == "endless" and not begun.is_set():
+            begun.set()
+            await anyio.sleep_forever()
+        return name
+
+    async def block() -> None:
+        async with runtime.thread("t"):
+            await step("first")
+            await step("endless")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(block)
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert [each.value for each in await runtime.tasks("t")] == ["first"]
+    await block()
+    assert bodies == ["first", "endless", "endless"]
+
+
+@on_asyncio
+async def test_a_natively_cancelled_block_can_be_entered_again(runtime: Runtime) -> None:
+    """The same by ``task.cancel()``, again and again until it has ended."""
+    begun = anyio.Event()
+    bodies: list[str] = []
+
+    @task
+    async def step(name: str) -> str:
+        bodies.append(name)
+        if name == "endless" and not begun.is_set():
+            begun.set()
+            await anyio.sleep_forever()
+        return name
+
+    async def block() -> None:
+        async with runtime.thread("t"):
+            await step("first")
+            await step("endless")
+
+    child = asyncio.create_task(block())
+    await begun.wait()
+    while not child.done():
+        child.cancel()
+        await checkpoint()
+    assert [each.value for each in await runtime.tasks("t")] == ["first"]
+    assert (await runtime.get("t")).owner is None
+    await block()
+    assert bodies == ["first", "endless", "endless"]
+
+
+async def test_a_retried_worker_thread_is_not_disturbed_by_an_abandoned_one(
+    runtime: Runtime,
+) -> None:
+    """The abandoned attempt returns while the next one executes: its result is nobody's."""
+    release, gone = threading.Event(), threading.Event()
+    attempts: list[int] = []
+
+    @task(timeout=0.05, retry=RetryPolicy(max_attempts=2, initial_interval=0))
+    def stuck() -> str:
+        attempts.append(len(attempts))
+        if len(attempts) == 1:
+            release.wait()
+            gone.set()
+            return "abandoned"
+        release.set()
+        gone.wait()
+        return "second"
+
+    @workflow
+    async def order() -> str:
+        return await stuck()
+
+    for _ in range(2):
+        assert await runtime.run(order(), thread_id="t") == "second"
+    assert [each.attempts for each in await runtime.tasks("t")] == [2]
+
+
 @on_asyncio
 async def test_wait_for_cuts_a_call_off(runtime: Runtime) -> None:
     """``asyncio.wait_for`` around a call raises its TimeoutError; nothing of the call is left."""

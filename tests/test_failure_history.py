@@ -1037,6 +1037,141 @@ async def test_a_failure_is_history_for_another_process_too(
     assert bodies == ["caught", "uncaught", "uncaught"]
 
 
+async def test_equal_calls_keep_their_places_between_attempts(runtime: Runtime) -> None:
+    """Each attempt counts equal calls anew: the second attempt meets both recorded results."""
+    bodies: list[int] = []
+
+    @task
+    async def draw() -> int:
+        bodies.append(len(bodies))
+        return bodies[-1]
+
+    @task(retry=AT_ONCE)
+    async def game() -> list[int]:
+        drawn = [await draw(), await draw()]
+        if len(attempts) < 2:
+            attempts.append(drawn)
+            raise ConnectionError
+        return drawn
+
+    @workflow
+    async def shop() -> list[int]:
+        return [*await game(), await draw()]
+
+    attempts: list[list[int]] = []
+    for _ in range(2):
+        assert await runtime.run(shop(), thread_id="t") == [0, 1, 2]
+    assert attempts == [[0, 1], [0, 1]]
+
+
+async def test_a_failure_beside_a_caught_one_in_a_group_ends_the_run(runtime: Runtime) -> None:
+    """``except*`` that takes a part of a group passes the rest on, and only the rest."""
+    bodies: list[str] = []
+
+    @task
+    async def charge(card: str) -> None:
+        bodies.append(card)
+        raise CardDeclined(card)
+
+    @task
+    async def reserve() -> None:
+        bodies.append("reserve")
+        raise OrderFailed("nothing left")
+
+    @workflow
+    async def order() -> None:
+        errors: list[Exception] = []
+        for call in (charge("4242"), reserve()):
+            try:
+                await call
+            except (CardDeclined, OrderFailed) as error:
+                errors.append(error)
+        try:
+            raise ExceptionGroup("both", errors)
+        except* CardDeclined:
+            pass
+
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup) as caught:
+            await runtime.run(order(), thread_id="t")
+        assert caught.group_contains(OrderFailed)
+        assert not caught.group_contains(CardDeclined)
+    assert bodies == ["4242", "reserve", "reserve"]
+
+
+async def test_a_failure_of_another_run_does_not_end_this_one(runtime: Runtime) -> None:
+    """A failure that came through ``runtime.run`` belongs to that other run."""
+    bodies: list[str] = []
+
+    @task
+    async def charge() -> None:
+        bodies.append("charge")
+        raise CardDeclined
+
+    @workflow
+    async def inner() -> None:
+        await charge()
+
+    @task
+    async def delegate() -> None:
+        bodies.append("delegate")
+        await runtime.run(inner(), thread_id="inner")
+
+    @workflow
+    async def outer() -> None:
+        await delegate()
+
+    for _ in range(2):
+        with pytest.raises(CardDeclined):
+            await runtime.run(outer(), thread_id="outer")
+    assert bodies == ["delegate", "charge"] * 2
+    assert await runtime.tasks("inner") == []
+    assert await runtime.tasks("outer") == []
+
+
+async def test_a_handled_failure_of_a_given_up_task_is_history(runtime: Runtime) -> None:
+    """All attempts used up, then caught: the rerun makes none."""
+    bodies: list[str] = []
+
+    @task(retry=AT_ONCE)
+    async def charge() -> None:
+        bodies.append("charge")
+        raise ConnectionError
+
+    @workflow(retry=AT_ONCE)
+    async def order() -> str:
+        with contextlib.suppress(ConnectionError):
+            await charge()
+        if len(crashes) < 2:
+            crashes.append("crash")
+            raise OSError("somewhere else")
+        return "billed"
+
+    crashes: list[str] = []
+    for _ in range(2):
+        assert await runtime.run(order(), thread_id="t") == "billed"
+    assert bodies == ["charge"] * 3
+
+
+async def test_a_predicate_that_fails_fails_the_call(runtime: Runtime) -> None:
+    """A mistake in ``retry_on`` is met by the caller, and leaves nothing executing."""
+
+    def broken(error: BaseException) -> bool:
+        raise LookupError("mistake")
+
+    @task(retry=RetryPolicy(retry_on=broken))
+    async def charge() -> None:
+        raise CardDeclined
+
+    @workflow
+    async def order() -> None:
+        await charge()
+
+    with pytest.raises(LookupError, match="mistake"):
+        await runtime.run(order(), thread_id="t")
+    assert (await runtime.get("t")).owner is None
+
+
 async def test_a_failed_run_shows_what_ended_it(runtime: Runtime) -> None:
     """The run's record says ``error``, and which."""
 

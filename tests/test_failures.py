@@ -214,7 +214,8 @@ def test_what_cannot_be_rebuilt_is_task_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["antigravity:Error", "builtins:print", "builtins:int", "os:nothing.at.all", "", ":", "x"]
+    "name",
+    ["antigravity:Error", "builtins:print", "builtins:int", "os:nothing.at.all", "", ":", "x"],
 )
 def test_a_name_that_is_no_exception_is_task_failed(name: str) -> None:
     """Nothing named in a database is called or imported."""

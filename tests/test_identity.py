@@ -60,7 +60,9 @@ def test_the_format_of_ids_is_fixed() -> None:
     assert run_digest("run").hex() == "38bb445f956b6bf70d78e7b12710a8cd"
     assert name_part("charge", "2") == b'["charge","2"]\n'
     assert idempotency_key("thread", "charge:1") == "4a61feeb1de3e763a9560b6e9d0eaab6"
-    assert fingerprint(name_part("charge", ""), b'{"order":1}') == "80c43d8da81f751a011d969f10b34a18"
+    assert (
+        fingerprint(name_part("charge", ""), b'{"order":1}') == "80c43d8da81f751a011d969f10b34a18"
+    )
 
 
 @pytest.mark.anyio
@@ -82,7 +84,10 @@ async def test_the_id_of_a_known_call_is_fixed(tmp_path: Path) -> None:
     async with Runtime(tmp_path / "ids.db") as runtime:
         await runtime.run(fulfil(), thread_id="any", run_id="run")
 
-    assert ids == ["charge:f7ffe57f5965a4ef7a5c0204e67d4ddf", "charge:8cc90037689e5377d79156aaf9fc3c6c"]
+    assert ids == [
+        "charge:f7ffe57f5965a4ef7a5c0204e67d4ddf",
+        "charge:8cc90037689e5377d79156aaf9fc3c6c",
+    ]
 
 
 def test_arguments_are_bound_to_their_names() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from taskflow import (
     HistoryMismatch,
@@ -489,6 +490,36 @@ async def test_equal_calls_in_flight_are_warned_about_once(runtime: Runtime) -> 
         assert await runtime.run(shop(), thread_id="t") == ["a", "a", "a"]
     assert len(warned) == 1
     assert len(bodies) == 3
+
+
+async def test_equal_calls_are_warned_about_whichever_begins_first(runtime: Runtime) -> None:
+    """The order in which equal calls were made says nothing about the order of their bodies."""
+    both_have_begun = anyio.Event()
+    bodies: list[str] = []
+
+    @task
+    async def step(name: str) -> str:
+        bodies.append(name)
+        if len(bodies) == 2:
+            both_have_begun.set()
+        await both_have_begun.wait()
+        return name
+
+    @workflow
+    async def shop() -> str:
+        first, second = step("a"), step("a")
+
+        async def begin_second() -> None:
+            await second
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(begin_second)
+            while not bodies:
+                await checkpoint()
+            return await first
+
+    with pytest.warns(RuntimeWarning, match="equal calls of step"):
+        assert await runtime.run(shop(), thread_id="t") == "a"
 
 
 async def test_equal_calls_one_after_the_other_are_not_warned_about(runtime: Runtime) -> None:

@@ -62,7 +62,12 @@ async def test_what_was_committed_is_given_back_as_it_was(store: Store) -> None:
     """A store is given bytes and gives them back."""
     run = await begin(store)
     row = checkpoint(
-        run.key, "charge:1", parent_id="order:7", kind="error", payload=b'{"a":"\\u0000"}', attempts=3
+        run.key,
+        "charge:1",
+        parent_id="order:7",
+        kind="error",
+        payload=b'{"a":"\\u0000"}',
+        attempts=3,
     )
 
     await write(store, checkpoints=[row])
@@ -73,7 +78,7 @@ async def test_what_was_committed_is_given_back_as_it_was(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "thread_id", ["'; DROP TABLE run --", "../../etc", "🧵\n\t\"x\"", "x" * 512, " ", "%s?:a"]
+    "thread_id", ["'; DROP TABLE run --", "../../etc", '🧵\n\t"x"', "x" * 512, " ", "%s?:a"]
 )
 async def test_any_text_is_a_thread_and_a_run_id(store: Store, thread_id: str) -> None:
     """Ids come back exactly, whatever they mean elsewhere."""

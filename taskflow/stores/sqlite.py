@@ -529,9 +529,11 @@ class SQLiteStore:
 
     def _check_ours(self, db: sqlite3.Connection) -> bool:
         """Refuse what is not ours, untouched; whether there is a schema already."""
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        schema = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        # One snapshot: another process may make the schema between two looks at it.
+        with contextlib.nullcontext() if db.in_transaction else _Transaction(db, "DEFERRED"):
+            application_id = db.execute("PRAGMA application_id").fetchone()[0]
+            schema = db.execute("PRAGMA user_version").fetchone()[0]
+            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application_id != APPLICATION_ID and (tables or application_id):
             raise StoreError(
                 f"{self.path} is a database of another application: give taskflow a file of its own"
@@ -712,13 +714,16 @@ class SQLiteStore:
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK, in the connection's own thread."""
+    """BEGIN … COMMIT, or ROLLBACK, in the connection's own thread."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, mode: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
+    ) -> None:
         self._db = db
+        self._mode = mode
 
     def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(f"BEGIN {self._mode}")
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if kind is None:
