@@ -25,7 +25,7 @@ from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreEr
 from taskflow.identity import canonical_arguments
 from taskflow.loops import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
-from taskflow.runs import FRAME, Frame, Tally
+from taskflow.runs import FRAME, Frame, Repeat, Tally
 
 __all__ = ("Call", "Identity", "RecordedCall", "identify")
 
@@ -110,8 +110,9 @@ class Call(Coroutine[Any, Any, T_co]):
 
 
 # Of one call: its id, its digest, what tells it from other calls of its task, its arguments as
-# canonical JSON (None where a key stands for them), and the id of an equal call made just before.
-Identity: TypeAlias = tuple[str, bytes, bytes, bytes | None, str | None]
+# canonical JSON (None where a key stands for them), and the digest of the first equal call if there
+# was one before.
+Identity: TypeAlias = tuple[str, bytes, bytes, bytes | None, bytes | None]
 
 
 def identify(
@@ -138,26 +139,28 @@ def identify(
         told_by = canonical + types
     part = frame.digest + definition.part + told_by
     digest = blake2b(part, digest_size=16).digest()
-    twin = None
+    first = None
     seen = frame.seen
     if seen is None:
         frame.seen = {digest}
     elif digest not in seen:
         seen.add(digest)
     else:
-        digest, twin = _next_occurrence(frame, name, part, digest)
-    return f"{name}:{digest.hex()}", digest, told_by, canonical, twin
+        first = digest
+        digest = _next_occurrence(frame, name, part, first)
+    return f"{name}:{digest.hex()}", digest, told_by, canonical, first
 
 
-def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> tuple[bytes, str]:
-    """The digest of one more equal call under the same parent, and the id of the one before."""
+def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> bytes:
+    """The digest of one more equal call under the same parent."""
     if frame.repeats is None:
         frame.repeats = {}
-    count, twin = frame.repeats.get(first, (0, f"{name}:{first.hex()}"))
-    count += 1
-    digest = blake2b(b"%b\n%d" % (part, count), digest_size=16).digest()
-    frame.repeats[first] = count, f"{name}:{digest.hex()}"
-    return digest, twin
+    repeat = frame.repeats.get(first)
+    if repeat is None:
+        executing = f"{name}:{first.hex()}" in frame.run.executing
+        repeat = frame.repeats[first] = Repeat(in_flight=int(executing))
+    repeat.occurrence += 1
+    return blake2b(b"%b\n%d" % (part, repeat.occurrence), digest_size=16).digest()
 
 
 class RecordedCall(Call[T_co], Generic[T_co]):
@@ -254,12 +257,14 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             await run.check_open(frame)
         if run.gate is not None:
             await run.gate.wait(self.id, self._shown_arguments())
-        twin = self._identity[4]
-        if twin is not None and twin in run.executing:
-            run.warn_of_twins(definition.name)
         run.begin(self)
         frame.enter_call()
+        repeat: Repeat | None = None
         try:
+            if frame.repeats is not None and (repeat := self._repeat()) is not None:
+                repeat.in_flight += 1
+                if repeat.in_flight > 1:
+                    run.warn_of_twins(definition.name)
             if definition.cache is None:
                 outcome = await attempt_all(self, frame)
                 promise = self._put(outcome, None, tally)
@@ -279,12 +284,19 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             raise
         finally:
             run.end(self)
+            if frame.repeats is not None and (repeat := repeat or self._repeat()) is not None:
+                repeat.in_flight -= 1
         frame.in_flight -= 1
         if frame.is_task and not frame.in_flight:
             await frame.regain_slot()
         if outcome.failure is not None:
             raise self._failure(outcome.failure, outcome.error)
         return outcome.value  # type: ignore[no-any-return]
+
+    def _repeat(self) -> Repeat | None:
+        """The count of equal calls under this parent, if there is more than this one."""
+        assert self.frame.repeats is not None
+        return self.frame.repeats.get(self._identity[4] or self.digest)
 
     async def _find_or_attempt(self, key: str) -> Outcome:
         """Be answered from the cache, or execute and share the result."""

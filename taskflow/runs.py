@@ -74,6 +74,16 @@ class Tally(Promise, Protocol):
     owed: int
 
 
+class Repeat:
+    """Equal calls under one parent, by the digest of the first."""
+
+    __slots__ = ("in_flight", "occurrence")
+
+    def __init__(self, in_flight: int) -> None:
+        self.occurrence = 0  # of the latest
+        self.in_flight = in_flight
+
+
 class Frame:
     """One executing body, for one attempt."""
 
@@ -108,7 +118,7 @@ class Frame:
         self.is_task = is_task
         self.keeps = keeps  # it, or one around it, may be attempted again
         self.seen: set[bytes] | None = None
-        self.repeats: dict[bytes, tuple[int, str]] | None = None
+        self.repeats: dict[bytes, Repeat] | None = None
         self.in_flight = 0
         self.holds_slot = False
         self.has_ended = False
