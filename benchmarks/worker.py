@@ -112,7 +112,8 @@ def main(name: str, folder: Path) -> None:
             answer = Answer(sample=sample, pragmas=bench.read_pragmas())
         except Exception as error:
             traceback.print_exc()
-            answer = Answer(error=f"{type(error).__name__}: {error}")
+            said = str(error).replace(str(folder), "…")
+            answer = Answer(error=f"{type(error).__name__}: {said}")
         answers.write(msgspec.json.encode(answer) + b"\n")
 
 

@@ -135,7 +135,8 @@ def identify(
     elif definition.key is not None:
         told_by = encode_plain(_key_of(definition, args, kwargs))
     else:
-        canonical, types = canonical_arguments(definition.binder.bind(args, kwargs), name)
+        binder = definition.binder
+        canonical, types = canonical_arguments(binder.bind(args, kwargs), name, binder.variadic)
         told_by = canonical + types
     part = frame.digest + definition.part + told_by
     digest = blake2b(part, digest_size=16).digest()

@@ -123,13 +123,12 @@ def is_plain(value: object) -> bool:
 
 
 class Codec:
-    """Encodes and decodes the values of one annotation; ``canonical`` sorts the keys of objects.
+    """Encodes and decodes the values of one annotation.
 
     Raises SerializationError where nothing of that annotation could be read back.
     """
 
-    def __init__(self, annotation: Any, what: str, *, canonical: bool = False) -> None:
-        self._encoder = _sorting_encoder if canonical else _encoder
+    def __init__(self, annotation: Any, what: str) -> None:
         self.annotation = annotation
         self._what = what
         self._scalars = _scalars_of(annotation)
@@ -192,7 +191,7 @@ class Codec:
 
     def _encode(self, value: Any) -> bytes:
         try:
-            return self._encoder.encode(value)
+            return _encoder.encode(value)
         except RecursionError as error:
             raise SerializationError(
                 f"{self._what} holds itself, or is nested too deep for JSON"

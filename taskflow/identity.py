@@ -105,6 +105,9 @@ class Binder:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             inspect.Parameter.KEYWORD_ONLY,
         }
+        self.variadic = frozenset(
+            each.name for each in parameters if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        )
         # So many positional arguments, and nothing else, need no closer look.
         needed = sum(name in required for name in self._positional)
         first = self._positional[:needed]
@@ -134,12 +137,16 @@ class Binder:
         return bound.args, bound.kwargs
 
 
-def canonical_arguments(arguments: dict[str, Any], name: str) -> tuple[bytes, bytes]:
+def canonical_arguments(
+    arguments: dict[str, Any], name: str, variadic: frozenset[str] = frozenset()
+) -> tuple[bytes, bytes]:
     """Arguments as canonical JSON with sorted keys, and the types that JSON does not tell.
+
+    ``variadic`` names the parameters (``*args``, ``**kwargs``) that hold several arguments.
 
     Raises SerializationError where canonical JSON cannot carry one.
     """
-    types: dict[str, str] | None = None
+    types: dict[str, Any] | None = None
     for parameter, value in arguments.items():
         kind = type(value)
         if kind in SCALARS:
@@ -151,6 +158,9 @@ def canonical_arguments(arguments: dict[str, Any], name: str) -> tuple[bytes, by
         if kind not in JSON_TYPES:
             types = {} if types is None else types
             types[parameter] = kind.__qualname__
+        if parameter in variadic and (told := _types_of_members(value)):
+            types = {} if types is None else types
+            types[parameter] = told
     try:
         payload = canonical_json(arguments)
         return payload, b"" if types is None else canonical_json(types)
@@ -161,6 +171,15 @@ def canonical_arguments(arguments: dict[str, Any], name: str) -> tuple[bytes, by
             except Exception as cause:
                 raise _unfit(name, parameter, value, cause) from cause
         raise _unfit(name, "*", arguments, error) from error
+
+
+def _types_of_members(several: Any) -> dict[str, str]:
+    members = several.items() if isinstance(several, dict) else enumerate(several)
+    return {
+        str(place): type(member).__qualname__
+        for place, member in members
+        if type(member) not in JSON_TYPES
+    }
 
 
 def check_exact(value: Any) -> None:

@@ -487,7 +487,7 @@ class _Service:
             await self.journal.close()
         self.scheduler.threads.close()
         try:
-            await self._store.close()
+            await self._store.close(self.owner)
         finally:
             self._closed.set_result()
 

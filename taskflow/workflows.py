@@ -17,7 +17,7 @@ from typing import (
 )
 
 from taskflow.calls import Call, RecordedCall, identify
-from taskflow.codec import Codec, encode_plain
+from taskflow.codec import Codec, canonical_json, encode_plain
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.identity import check_exact, fingerprint
@@ -66,7 +66,7 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
             fields[name] = given
         # The functional form takes any names.
         shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
-        return Codec(shape, f"the arguments of {self.name}()", canonical=True)
+        return Codec(shape, f"the arguments of {self.name}()")
 
     def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a recorded input."""
@@ -89,15 +89,16 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
     ) -> None:
         arguments = definition.binder.bind(args, kwargs)
         self.input, _ = definition.input_codec.round_trip(arguments)
+        canonical = canonical_json(arguments)
         self.definition = definition
-        self.fingerprint = fingerprint(definition.part, self.input)
+        self.fingerprint = fingerprint(definition.part, canonical)
         self.frame: Frame | None = FRAME.get()
         self._child: RecordedCall[T_co] | None = None
         if self.frame is None:
             self.id = f"{definition.name}:{self.fingerprint}"
         else:
             args, kwargs = definition.decode_input(self.input)
-            identity = identify(definition, self.frame, args, kwargs, self.input)
+            identity = identify(definition, self.frame, args, kwargs, canonical)
             self._child = RecordedCall(definition, self.frame, args, kwargs, identity)
             self.id = self._child.id
         self._steps = None

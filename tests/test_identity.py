@@ -52,7 +52,8 @@ class Note(pydantic.BaseModel):
 def identity(*args: Any, fn: Any = None, **kwargs: Any) -> tuple[bytes, bytes]:
     def f(x: Any = 0, y: Any = 0, **options: Any) -> None: ...
 
-    return canonical_arguments(Binder(fn or f, "f").bind(args, kwargs), "f")
+    binder = Binder(fn or f, "f")
+    return canonical_arguments(binder.bind(args, kwargs), "f", binder.variadic)
 
 
 def test_the_format_of_ids_is_fixed() -> None:
@@ -215,3 +216,14 @@ def test_what_is_no_text_is_no_id(value: object) -> None:
     """Not even where it could be made text."""
     with pytest.raises(TypeError, match="thread id"):
         check_id(value, "thread id")
+
+
+def test_the_members_of_variadic_parameters_tell_their_types_too() -> None:
+    """Each of several arguments is a top-level argument: bytes are not their text."""
+
+    def several(*items: object, **named: object) -> None: ...
+
+    assert identity(b"x", fn=several) != identity("eA==", fn=several)
+    assert identity((1,), fn=several) != identity([1], fn=several)
+    assert identity(x=b"x", fn=several) != identity(x="eA==", fn=several)
+    assert identity(1, "a", x=2, fn=several) == identity(1, "a", x=2, fn=several)

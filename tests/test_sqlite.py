@@ -37,7 +37,7 @@ async def main():
     for line in sys.stdin:
         committed = await write(store, checkpoints=[checkpoint(run.key, line.strip())])
         print("refused" if committed.refused else "written", flush=True)
-    await store.close()
+    await store.close("child")
 
 asyncio.run(main())
 """
@@ -65,7 +65,7 @@ async def opened(path: Path, owner: str = "owner", **options: object) -> AsyncIt
     try:
         yield store
     finally:
-        await store.close()
+        await store.close(owner)
 
 
 @contextmanager

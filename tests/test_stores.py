@@ -32,7 +32,7 @@ async def store(make_store: Callable[[], Store], anyio_backend: object) -> Async
     store = make_store()
     await store.open(OWNER)
     yield store
-    await store.close()
+    await store.close(OWNER)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def neighbour(make_store: Callable[[], Store]) -> Callable[[str], object]:
         try:
             yield store
         finally:
-            await store.close()
+            await store.close(owner)
 
     return open_store
 
@@ -366,14 +366,14 @@ async def test_the_run_of_a_closed_owner_can_be_taken_over(
     first = make_store()
     await first.open("first")
     run = await begin(first, owner="first")
-    await first.close()
+    await first.close("first")
     second = make_store()
     await second.open("second")
 
     taken = await begin(second, owner="second")
 
     assert (taken.owner, taken.epoch) == ("second", run.epoch + 1)
-    await second.close()
+    await second.close("second")
 
 
 async def test_an_unknown_run_id_begins_that_run(store: Store) -> None:
@@ -849,11 +849,11 @@ async def test_the_owners_of_a_store_are_gone_one_by_one(
             await begin(store, owner, owner=owner)
     watcher = stores.pop("watcher")
 
-    await stores.pop(first_to_close).close()
+    await stores.pop(first_to_close).close(first_to_close)
 
     assert (await begin(watcher, first_to_close, owner="watcher")).epoch == 2
     (left,) = stores
     with pytest.raises(ThreadBusy):
         await begin(watcher, left, owner="watcher")
-    await stores[left].close()
-    await watcher.close()
+    await stores[left].close(left)
+    await watcher.close("watcher")

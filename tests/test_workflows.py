@@ -95,6 +95,22 @@ async def test_arguments_are_decoded_on_the_first_run(runtime: Runtime) -> None:
     assert order.items == ["pen"]
 
 
+async def test_a_dict_argument_keeps_its_order(runtime: Runtime) -> None:
+    """Equal inputs are one run however their keys stand; a rerun sees the recorded order."""
+    crashes = [Crash()]
+
+    @workflow
+    async def price(prices: dict[str, int], currency: str) -> list[str]:
+        if crashes:
+            raise crashes.pop()
+        return list(prices)
+
+    with pytest.raises(Crash):
+        await runtime.run(price({"b": 1, "a": 2}, "EUR"), thread_id="t")
+    same = price(currency="EUR", prices={"a": 2, "b": 1})
+    assert await runtime.run(same, thread_id="t") == ["b", "a"]
+
+
 async def test_arguments_that_do_not_fit_their_annotations_are_refused() -> None:
     """What would come to the rerun as something else is an error at the call."""
 

@@ -63,8 +63,8 @@ class Store(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Give up the lease and everything that is held open."""
+    async def close(self, owner: str) -> None:
+        """Give up the lease of ``owner``, and what is held open for it."""
         ...
 
     async def commit(self, batch: Batch) -> Committed:

@@ -49,10 +49,9 @@ class MemoryStore:
 
     async def open(self, owner: str) -> None:
         self._owners.add(owner)
-        self._owner = owner
 
-    async def close(self) -> None:
-        self._owners.discard(self._owner)
+    async def close(self, owner: str) -> None:
+        self._owners.discard(owner)
 
     async def commit(self, batch: Batch) -> Committed:
         with self._lock:

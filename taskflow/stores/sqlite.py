@@ -296,7 +296,7 @@ class SQLiteStore:
         )
         self._lease_thread.start()
 
-    async def close(self) -> None:
+    async def close(self, owner: str) -> None:
         if self._writer is None:
             return
         self._lease_end.set()
