@@ -46,6 +46,7 @@ class Execution:
         self.status = RunStatus.RUNNING
         self._journal = journal
         self._open_run = open_run
+        self.task: object = None  # what executes `main`
         self.when_ended: Callable[[], object] = lambda: None  # before anybody is told
         self._payload: bytes | None = None
         self._error: BaseException | None = None

@@ -151,11 +151,14 @@ class Loop:
         """How often the current task was asked to cancel; on trio that is all Cancelled means."""
         return 0
 
-    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Execute ``main`` beside everything else, in a copy of the context; it must not raise."""
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        """Execute ``main`` beside everything else, in a copy of the context; it must not raise.
+
+        What is returned is to be kept until it has ended: asyncio itself may forget it.
+        """
         import trio
 
-        trio.lowlevel.spawn_system_task(main, context=copy_context())
+        return trio.lowlevel.spawn_system_task(main, context=copy_context())
 
 
 class AsyncioLoop(Loop):
@@ -167,7 +170,6 @@ class AsyncioLoop(Loop):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self.promise = self._loop.create_future  # type: ignore[method-assign]
-        self._spawned: set[asyncio.Task[None]] = set()  # the loop's own references are weak
 
     def host(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task(self._loop)
@@ -176,10 +178,8 @@ class AsyncioLoop(Loop):
         task = asyncio.current_task(self._loop)
         return 0 if task is None else task.cancelling()
 
-    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._loop.create_task(main())
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+    def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        return self._loop.create_task(main())
 
 
 def current_loop() -> Loop:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 from zlib import crc32
 
-from msgspec import Struct, structs
+from msgspec import Struct, msgpack, structs
 
 from taskflow.errors import CheckpointCorrupt
 
@@ -313,14 +313,12 @@ def outcome_checksum(
     key: RunKey, status: str, result: bytes | None, error: bytes | None, saved: bytes | None
 ) -> int:
     """CRC-32 over a whole row of the run table, but for its owner and times."""
-    return run_checksum(str(key.seed), status, result, error, saved)
+    return run_checksum(key.seed, status, result, error, saved)
 
 
-def run_checksum(*parts: str | bytes | None) -> int:
-    """CRC-32 over ``parts`` and their lengths, so that moving a border is noticed."""
-    contents = [part.encode() if isinstance(part, str) else part for part in parts]
-    total = crc32(repr([part and len(part) for part in contents]).encode())
-    for content in contents:
-        if content:
-            total = crc32(content, total)
-    return total
+def run_checksum(*parts: str | int | bytes | None) -> int:
+    """CRC-32 over ``parts`` in MessagePack, where each tells its type and length."""
+    return crc32(_pack(parts))
+
+
+_pack = msgpack.Encoder().encode

@@ -393,7 +393,7 @@ class Runtime:
         execution = Execution(claim, workflow, service.journal, self._run_of)
         self._executions[thread_id] = execution
         execution.when_ended = lambda: self._executions.pop(thread_id)
-        service.loop.spawn(execution.main)
+        execution.task = service.loop.spawn(execution.main)
         return execution
 
     def _run_of(self, claimed: Claimed) -> Run:
@@ -436,6 +436,7 @@ class _Service:
         self.is_closing = False
         self._store = store
         self._executions = executions
+        self._tasks: list[object] = []
         self._ready = Latch()
         self._closing = Latch()
         self._closed = Latch()
@@ -455,7 +456,7 @@ class _Service:
 
     def _spawn_outside_runs(self) -> None:
         FRAME.set(None)
-        self.loop.spawn(self._serve)
+        self._tasks.append(self.loop.spawn(self._serve))
 
     async def _serve(self) -> None:
         try:
@@ -464,7 +465,7 @@ class _Service:
             self._ready.set_exception(error)
             self._closed.set_result()
             return
-        self.loop.spawn(self.journal.run)
+        self._tasks.append(self.loop.spawn(self.journal.run))
         self._ready.set_result()
         try:
             await self._closing.wait()
