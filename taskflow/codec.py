@@ -128,9 +128,10 @@ class Codec:
     Raises SerializationError where nothing of that annotation could be read back.
     """
 
-    def __init__(self, annotation: Any, what: str) -> None:
+    def __init__(self, annotation: Any, what: str, *, of_parameters: bool = False) -> None:
         self.annotation = annotation
         self._what = what
+        self._of_parameters = of_parameters  # values are arguments by parameter
         self._scalars = _scalars_of(annotation)
         annotation = Any if annotation is object else annotation
         try:
@@ -168,8 +169,10 @@ class Codec:
             decoded = self._decoder.decode(payload)
         except (ValueError, RecursionError, NotImplementedError, TypeError) as error:
             raise SerializationError(
-                f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
-                f"it would fit {annotation_for(value)}"
+                f"{self._what} do not fit: {error}; {self._advice(value, str(error))}"
+                if self._of_parameters
+                else f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
+                f"{self._advice(value, '')}"
             ) from error
         if not _same(value, decoded):
             raise SerializationError(self._difference(value, decoded))
@@ -199,7 +202,7 @@ class Codec:
         except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
             raise SerializationError(
                 f"{self._what} is {_short(value)}, which cannot be recorded as JSON: {error}; "
-                f"return builtin values, a Struct or a dataclass, such as {annotation_for(value)}"
+                "use builtin values (keys of dicts are text or numbers), a Struct or a dataclass"
             ) from error
 
     def _difference(self, value: Any, decoded: Any) -> str:
@@ -208,9 +211,35 @@ class Codec:
             f"{self._what}{where and f', at {where},'} is {_short(before)} and would come back "
             f"from its record as {_short(after)}"
         )
-        if isinstance(before, float) and not math.isfinite(before):
-            return f"{reason}: JSON has no {before}; return None or text for it"
-        return f"{reason}: annotate it as -> {annotation_for(value)}"
+        if before != before and not isinstance(before, float):
+            return f"{reason}: it does not equal itself; use None or text for it"
+        return f"{reason}: {self._advice(value, where)}"
+
+    def _advice(self, value: Any, where: str) -> str:
+        """The annotation to write; ``where`` tells which parameter's, of several."""
+        number = _not_finite(value)
+        if number is not None:
+            return f"JSON has no {number}; use None or text for it"
+        if not self._of_parameters:
+            return f"annotate it as -> {annotation_for(value)}"
+        named = re.search(r"\$\.(\w+)|^\['(\w+)'\]", where)
+        name = (named[1] or named[2]) if named else None
+        if name in value:
+            return f"annotate the parameter {name}: {annotation_for(value[name])}"
+        return "annotate the parameters with the types of what is passed"
+
+
+def _not_finite(value: Any) -> float | None:
+    """The first float inside builtin containers that JSON has no form for."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    members: Any = ()
+    if isinstance(value, Mapping):
+        members = value.values()
+    elif isinstance(value, list | tuple | Set):
+        members = value
+    found = (_not_finite(member) for member in members)
+    return next((number for number in found if number is not None), None)
 
 
 def _scalars_of(annotation: Any) -> frozenset[object]:
@@ -294,7 +323,9 @@ def difference(value: Any, decoded: Any, where: str) -> tuple[str, Any, Any] | N
             if found := difference(one, other, f"{where}.{name}"):
                 return found
         return None
-    return None if value == decoded else (where, value, decoded)
+    # Equal times may still be two: the first and the second 02:30 of a night in autumn.
+    same = value == decoded and getattr(value, "fold", 0) == getattr(decoded, "fold", 0)
+    return None if same else (where, value, decoded)
 
 
 def fields_of(value: Any) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
             fields[name] = given
         # The functional form takes any names.
         shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
-        return Codec(shape, f"the arguments of {self.name}()")
+        return Codec(shape, f"the arguments of {self.name}()", of_parameters=True)
 
     def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a recorded input."""
