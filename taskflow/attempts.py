@@ -136,7 +136,7 @@ async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:
         except TimedOut:
             pass
     else:
-        with anyio.move_on_after(limit):
+        with frame.run.scheduler.loop.time_limit(limit):
             return await _body(call, frame)
     raise TaskTimeout(call.definition.name, limit, anyio.current_time() - begun)
 

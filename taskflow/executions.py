@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import anyio
-
 from taskflow.attempts import attempt_all
 from taskflow.errors import RunCancelled, RunUnfinished, StoreError, TaskflowError
 from taskflow.journal import Journal
-from taskflow.loops import Latch, uninterrupted
+from taskflow.loops import Interruptible, Latch, uninterrupted
 from taskflow.records import Claim, Claimed, Finish, RunStatus
 from taskflow.runs import Run, again
 from taskflow.workflows import Workflow
@@ -52,7 +50,7 @@ class Execution:
         self._error: BaseException | None = None
         self._error_was_raised = False
         self._run: Run | None = None
-        self._scope = anyio.CancelScope()
+        self._body: Interruptible | None = None  # while the workflow executes
         self._unwinding = False
         self._final = False
 
@@ -122,20 +120,22 @@ class Execution:
 
     def cancel(self, *, final: bool = False) -> None:
         """Unwind it; with ``final`` the run is over for good, else anybody may continue it."""
-        self._unwinding = True
         self._final = self._final or final
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        self._unwinding = True
         if self._run is not None:
             self._run.unwinding = True
-        self._scope.cancel()
+        if self._body is not None:
+            self._body.cancel()
 
     async def main(self) -> None:
         """Execute it all; what it came to is kept, never raised."""
         try:
-            with self._scope:
-                await self._main()
+            await self._main()
         except BaseException as error:
-            if self._error is None and self._payload is None:
-                self._error = error
+            self._fail(error)
         finally:
             if self._error is None and self._payload is None:
                 self._error = self._interrupted()
@@ -145,26 +145,42 @@ class Execution:
             self.ended.set_result()
 
     async def _main(self) -> None:
-        claimed = await self._journal.claim(self.claim)
-        row = claimed.row
-        self.run_id = row.run_id
+        latch, answer = self._journal.claim(self.claim)
+        await self._wait_for(latch)
+        (claimed,) = answer
+        self.run_id = claimed.row.run_id
         if claimed.is_answer:
-            self._payload = row.result
+            self._payload = claimed.row.result
             self.status = RunStatus.SUCCESS
             return
         run = self._run = self._open_run(claimed)
-        run.scope = self._scope
+        run.interrupt = self._interrupt
         run.unwinding = self._unwinding
         self.begun.set_result()
+        finish = Finish(run.key, RunStatus.RUNNING, time.time())
+        body = run.scheduler.loop.interruptible()
         try:
-            if not claimed.is_new:
-                await run.load()
-            finish = await self._execute(run)
+            with body:
+                if not self._unwinding:
+                    self._body = body
+                    if not claimed.is_new:
+                        await run.load()
+                    finish = await self._execute(run)
         except BaseException as error:
             run.unwinding = run.unwinding or not isinstance(error, Exception)
-            finish = Finish(run.key, RunStatus.RUNNING, time.time())
             self._error = error
+        self._body = None
         await self._conclude(run, finish)
+
+    async def _wait_for(self, latch: Latch) -> None:
+        """Wait for a commit that no cancellation may cut off; raise what it was broken with."""
+        try:
+            await uninterrupted(latch)
+        except asyncio.CancelledError:
+            # From outside: asyncio.run() cancels every task when its main has ended.
+            self._unwinding = True
+        if latch.error is not None:
+            raise latch.error
 
     async def _execute(self, run: Run) -> Finish:
         """Execute the workflow's body; how the run ends by it."""
@@ -189,31 +205,30 @@ class Execution:
 
     async def _conclude(self, run: Run, finish: Finish) -> None:
         """End everything that still executes, then have the end of the run committed."""
-        await run.end_strays()
+        with contextlib.suppress(asyncio.CancelledError):
+            await run.end_strays()
         run.has_ended = True
-        cancelled = self._unwinding or run.unwinding
+        release = Finish(run.key, RunStatus.RUNNING, time.time())
         if self._final:
             finish = Finish(run.key, RunStatus.CANCELLED, time.time())
             self._fail(RunCancelled(run.thread_id, run.run_id))
         elif run.broken is not None:
+            finish = release
             self._fail(run.broken)
-            finish = Finish(run.key, RunStatus.RUNNING, time.time())
-        elif cancelled:
-            finish = Finish(run.key, RunStatus.RUNNING, time.time())
-            if self._error is None or isinstance(self._error, anyio.get_cancelled_exc_class()):
-                self._fail(self._interrupted())
+        elif self._unwinding or run.unwinding:
+            finish = release
             self._payload = None
+            if self._error is None or isinstance(self._error, asyncio.CancelledError | Exception):
+                self._fail(self._interrupted())
         run.flush()
         try:
-            await self._journal.finish(finish)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+            await self._wait_for(self._journal.finish(finish))
+        except TaskflowError as error:
             self._fail(run.broken or error)
-            if finish.status != RunStatus.RUNNING and isinstance(error, StoreError):
+            if finish is not release and isinstance(error, StoreError):
                 # The store may take less than it was given: let others continue the run.
                 with contextlib.suppress(TaskflowError):
-                    await self._journal.finish(Finish(run.key, RunStatus.RUNNING, time.time()))
+                    await self._wait_for(self._journal.finish(release))
             return
         self.status = RunStatus(finish.status)
         if finish.status == RunStatus.SUCCESS:

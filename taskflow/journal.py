@@ -138,27 +138,26 @@ class Journal:
         self._open_group().add(Unrecord(key, task_ids), promise)
         await promise
 
-    async def finish(self, finish: Finish) -> None:
-        """End or release a run, however often the caller is cancelled meanwhile.
+    def finish(self, finish: Finish) -> Latch:
+        """Have a run ended or released.
 
-        Raises LeaseLost, RunCancelled or StoreError.
+        The latch is kept after that, or broken with LeaseLost, RunCancelled or StoreError.
         """
         latch = Latch()
         self._open_group().add(finish, latch)
-        await uninterrupted(latch)
+        return latch
 
-    async def claim(self, claim: Claim) -> Claimed:
-        """Begin or continue a run, however often the caller is cancelled meanwhile.
+    def claim(self, claim: Claim) -> tuple[Latch, list[Claimed]]:
+        """Have a run begun or continued: the latch is kept when the list holds what came of it.
 
-        Raises what `taskflow.stores.base.decide` raises, or StoreError.
+        It is broken with what `taskflow.stores.base.decide` raises, or StoreError.
         """
         latch = Latch()
         answer: list[Claimed] = []
         group = self._open_group()
         group.batch.claims.append(claim)
         group.claims.append((latch, answer))
-        await uninterrupted(latch)
-        return answer[0]
+        return latch, answer
 
     async def run(self) -> None:
         """Commit until `close` is called and nothing is left."""

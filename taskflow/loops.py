@@ -9,14 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ("Latch", "Loop", "Promise", "current_loop", "uninterrupted")
+__all__ = (
+    "Group",
+    "Interruptible",
+    "Latch",
+    "Loop",
+    "Promise",
+    "current_loop",
+    "uninterrupted",
+)
 
 
 class Promise(Protocol):
@@ -55,6 +64,11 @@ class Latch:
 
     def done(self) -> bool:
         return self._is_done
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it was broken with."""
+        return self._error
 
     async def settled(self) -> None:
         """Wait until it is kept or broken, whichever it is."""
@@ -130,6 +144,125 @@ async def uninterrupted(latch: Latch) -> None:
     await latch
 
 
+class Interruptible(Protocol):
+    """Code that can be cancelled from outside; leaving it swallows that cancellation."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None: ...
+    def cancel(self) -> None: ...
+
+
+class _CancelledOnce:
+    """The same on asyncio: one CancelledError, after which cleanup may await what it likes.
+
+    A scope of anyio alone would cancel each await of that cleanup too; a bare ``task.cancel()``
+    would break into code that shields itself. So there are two scopes, and the inner one becomes a
+    shield as soon as the outer one's cancellation has been delivered.
+    """
+
+    def __init__(self) -> None:
+        self._outer = anyio.CancelScope()
+        self._inner = anyio.CancelScope()
+        self._task: asyncio.Task[Any] | None = None
+        self._requests = 0
+
+    def __enter__(self) -> _CancelledOnce:
+        self._task = asyncio.current_task()
+        self._outer.__enter__()
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None:
+        self._task = None
+        self._inner.__exit__(kind, error, traceback)
+        return self._outer.__exit__(kind, error, traceback)
+
+    def cancel(self) -> None:
+        if self._task is not None and not self._outer.cancel_called:
+            self._requests = self._task.cancelling()
+            self._outer.cancel()
+            self._shield_once_delivered()
+
+    def _shield_once_delivered(self) -> None:
+        if self._task is None:
+            return
+        if self._task.cancelling() > self._requests:
+            self._inner.shield = True
+        else:
+            self._task.get_loop().call_soon(self._shield_once_delivered)
+
+
+class Group(Protocol):
+    """Children that raise nothing, and have ended before what is around them goes on."""
+
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None: ...
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class _AsyncioGroup:
+    """The same on asyncio, where each child is cancelled once."""
+
+    def __init__(self) -> None:
+        self._children: dict[_CancelledOnce, asyncio.Task[None]] = {}
+        self._is_cancelled = False
+        self._ended = Latch()
+
+    async def __aenter__(self) -> _AsyncioGroup:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        if self._children:
+            try:
+                await self._ended.settled()
+            except BaseException:
+                self.cancel()
+                await uninterrupted(self._ended)
+                raise
+
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        scope = _CancelledOnce()
+        self._children[scope] = asyncio.get_running_loop().create_task(self._execute(child, scope))
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        for scope in self._children:
+            scope.cancel()
+
+    async def _execute(
+        self, child: Callable[[], Coroutine[Any, Any, None]], scope: _CancelledOnce
+    ) -> None:
+        try:
+            with scope:
+                if not self._is_cancelled:
+                    await child()
+        finally:
+            del self._children[scope]
+            if not self._children:
+                self._ended.set_result()
+
+
+class _TrioGroup:
+    """The same on trio."""
+
+    def __init__(self) -> None:
+        self._group = anyio.create_task_group()
+
+    async def __aenter__(self) -> _TrioGroup:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        return await self._group.__aexit__(*raised)
+
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._group.start_soon(child)
+
+    def cancel(self) -> None:
+        self._group.cancel_scope.cancel()
+
+
 class Loop:
     """The running event loop: promises, background tasks, and who is executing."""
 
@@ -146,6 +279,18 @@ class Loop:
     def host(self) -> asyncio.Task[Any] | None:
         """The asyncio task that is executing now; ``None`` on trio."""
         return None
+
+    def interruptible(self) -> Interruptible:
+        """A stretch of code in the current task that somebody else may cancel."""
+        return anyio.CancelScope()
+
+    def time_limit(self, seconds: float) -> AbstractContextManager[object]:
+        """The same, cancelled after so many seconds."""
+        return anyio.move_on_after(seconds)
+
+    def group(self) -> Group:
+        """Children that end before what is around them goes on."""
+        return _TrioGroup()
 
     def cancel_requests(self) -> int:
         """How often the current task was asked to cancel; on trio that is all Cancelled means."""
@@ -173,6 +318,21 @@ class AsyncioLoop(Loop):
 
     def host(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task(self._loop)
+
+    def interruptible(self) -> Interruptible:
+        return _CancelledOnce()
+
+    @contextlib.contextmanager
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        with _CancelledOnce() as scope:
+            timer = self._loop.call_later(seconds, scope.cancel)
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    def group(self) -> Group:
+        return _AsyncioGroup()
 
     def cancel_requests(self) -> int:
         task = asyncio.current_task(self._loop)

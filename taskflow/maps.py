@@ -7,11 +7,10 @@ from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from taskflow.calls import Call, Identity, RecordedCall, identify
 from taskflow.definitions import Definition
-from taskflow.loops import Latch
+from taskflow.loops import Group, Latch
 from taskflow.records import RESULT
 from taskflow.runs import Frame
 
@@ -148,10 +147,10 @@ class _Pool:
         self._pulling = anyio.Lock()
         self._settled: Latch | None = None
         self._failure: BaseException | None = None
-        self._group: TaskGroup | None = None
+        self._group: Group | None = None
 
     async def execute(self) -> list[Any]:
-        async with anyio.create_task_group() as self._group:
+        async with self._frame.run.scheduler.loop.group() as self._group:
             self._start_child()
         while self.owed and self._failure is None:
             await self._wait_for_commits()
@@ -188,12 +187,12 @@ class _Pool:
         if self._failure is None:
             self._failure = error
             if self._group is not None:
-                self._group.cancel_scope.cancel()
+                self._group.cancel()
 
     def _start_child(self) -> None:
         assert self._group is not None
         self._children += 1
-        self._group.start_soon(self._work)
+        self._group.start(self._work)
 
     async def _work(self) -> None:
         host = self._frame.run.scheduler.loop.host()

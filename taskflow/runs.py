@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final, Literal, Protocol
@@ -193,7 +193,7 @@ class Run:
         self.broken: BaseException | None = None
         self.unwinding = False
         self.has_ended = False
-        self.scope: anyio.CancelScope | None = None
+        self.interrupt: Callable[[], None] | None = None  # None: a block, in its caller's own task
         self.gate: Gate | None = None
         self.executed = self.replayed = self.failed = self.retried = 0
         self._on_drift = on_drift
@@ -306,6 +306,7 @@ class Run:
         Those of one body, or all of them where ``frame`` is None.
         """
         cancelled: set[str] = set()
+        interruption: BaseException | None = None
         while strays := self.executing_in(frame) if frame else list(self.executing.values()):
             if not cancelled and not self.unwinding:
                 self._note_strays(strays, frame)
@@ -314,8 +315,13 @@ class Run:
                 if call.id not in cancelled:
                     cancelled.add(call.id)
                     call.cancel()
-            await uninterrupted(self._stray_ended)
+            try:
+                await uninterrupted(self._stray_ended)
+            except BaseException as error:
+                interruption = error
         self._stray_ended = None
+        if interruption is not None:
+            raise interruption
 
     def warn(self) -> None:
         """Issue the warnings that were noted, to somebody who can be told."""
@@ -368,9 +374,9 @@ class Run:
 
     def unwind(self) -> None:
         """Cancel everything that executes in this run."""
-        if self.scope is not None:  # a block executes in its caller's task, which is not ours
+        if self.interrupt is not None:
             self.unwinding = True
-            self.scope.cancel()
+            self.interrupt()
 
     def checkpoint(
         self,

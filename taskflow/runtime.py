@@ -212,7 +212,17 @@ class Runtime:
             claim = Claim(
                 thread_id, BLOCK_RUN_ID, BLOCK_RUN_ID, "", b"{}", "", service.owner, time.time()
             )
-            claimed = await service.journal.claim(claim)
+            latch, answer = service.journal.claim(claim)
+            try:
+                await uninterrupted(latch)
+            except BaseException:
+                if answer:  # who was cancelled meanwhile leaves what he was given
+                    released = service.journal.finish(
+                        Finish(answer[0].row.key, RunStatus.RUNNING, time.time())
+                    )
+                    await uninterrupted(released)
+                raise
+            (claimed,) = answer
             run = self._run_of(claimed)
             unrecord: tuple[str, ...] = ()
             try:
@@ -236,11 +246,12 @@ class Runtime:
                     run.has_ended = True
                     run.flush()
                     release = Finish(run.key, RunStatus.RUNNING, time.time(), unrecord=unrecord)
+                    released = service.journal.finish(release)
                     if run.broken is None:
-                        await service.journal.finish(release)
+                        await uninterrupted(released)
                     else:
                         with contextlib.suppress(Exception):
-                            await service.journal.finish(release)
+                            await uninterrupted(released)
             if run.broken is not None:
                 raise run.broken
             run.warn()

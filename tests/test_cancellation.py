@@ -19,8 +19,10 @@ from anyio.lowlevel import checkpoint
 from taskflow import (
     MemoryStore,
     RetryPolicy,
+    RunCancelled,
     RunNotFound,
     Runtime,
+    RunUnfinished,
     TaskTimeout,
     Workflow,
     task,
@@ -898,3 +900,47 @@ async def test_closing_the_runtime_unwinds_what_executes(anyio_backend: object) 
 
     async with Runtime(store) as runtime:
         assert await runtime.run(order(), thread_id="t") == "done"
+
+
+@pytest.mark.parametrize("how", ["caller", "handle", "timeout", "sibling"])
+async def test_cleanup_may_await_without_a_shield_on_asyncio(how: str) -> None:
+    """One cancellation is one CancelledError, as asyncio's users know it."""
+    cleaned: list[str] = []
+    begun = asyncio.Event()
+
+    async def wait_and_clean_up(name: str) -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            cleaned.append(name)
+
+    @task(timeout=0.01 if how == "timeout" else 60)
+    async def step(name: str) -> None:
+        if name == "sibling":
+            await begun.wait()
+            raise ValueError(name)
+        await wait_and_clean_up(name)
+
+    @workflow
+    async def flow() -> None:
+        try:
+            await step.map(["sibling", "step"] if how == "sibling" else ["step"])
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("flow")
+
+    async with Runtime(MemoryStore()) as runtime:
+        handle = await runtime.start(flow(), thread_id="thread")
+        waiting = asyncio.ensure_future(runtime.run(flow(), thread_id="thread"))
+        await begun.wait()
+        if how == "handle":
+            await handle.cancel()
+        elif how == "caller":
+            await runtime.aclose()
+        with pytest.raises((RunCancelled, RunUnfinished, TaskTimeout, ValueError)):
+            await waiting
+
+    assert cleaned == ["step", "flow"]

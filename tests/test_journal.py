@@ -12,7 +12,7 @@ from rows import OWNER, begin, checkpoint, claim, recorded, release, success
 from taskflow import LeaseLost, MemoryStore, RunCancelled, RunUnfinished, StoreError
 from taskflow.journal import Journal
 from taskflow.loops import current_loop
-from taskflow.records import Batch, Committed
+from taskflow.records import Batch, Claim, Claimed, Committed
 
 pytestmark = pytest.mark.anyio
 
@@ -53,11 +53,18 @@ async def journal_on(store: RecordingStore) -> AsyncIterator[Journal]:
             await journal.close()
 
 
+async def claimed(journal: Journal, wish: Claim) -> Claimed:
+    """What a claim came to."""
+    latch, answer = journal.claim(wish)
+    await latch
+    return answer[0]
+
+
 async def test_what_is_recorded_is_committed_when_the_caller_goes_on() -> None:
     """What you saw is recorded."""
     store = RecordingStore()
     async with journal_on(store) as journal:
-        run = (await journal.claim(claim())).row
+        run = (await claimed(journal, claim())).row
 
         await journal.record(checkpoint(run.key), run.key)
 
@@ -179,7 +186,7 @@ async def test_a_claim_that_is_turned_down_raises_why() -> None:
     async with journal_on(store) as journal:
         await begin(store)
         with pytest.raises(RunUnfinished):
-            await journal.claim(claim(input=b"{}"))
+            await claimed(journal, claim(input=b"{}"))
 
 
 async def test_no_cancellation_of_a_caller_reaches_a_commit() -> None:
