@@ -75,6 +75,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     attempt = 1
     while True:
         frame = Frame(run, call.digest, call.id, attempt, slots is not None, keeps)
+        if call.id is None:
+            run.saved = None
         try:
             if slots is not None:
                 if not slots.try_take():
@@ -91,7 +93,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                     value = await _timed_body(call, frame, definition.timeout)
             finally:
                 frame.end()
-                if frame.in_flight and slots is not None:
+                if frame.in_flight:
                     await run.end_strays(frame)
             payload, value = codec.round_trip(value)
             return Outcome(attempt, started, payload, value)
@@ -102,7 +104,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 raise
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
-            marks = list(failures.marks_in(error, run))
+            marks = list(failures.marks_in(error, run.serial))
             ended_by = tuple(
                 dict.fromkeys(each for mark in marks for each in (mark.task_id, *mark.ended_by))
             )

@@ -256,15 +256,16 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         definition = self.definition
         if frame.is_cancelled or frame.has_ended or not run.is_open:
             await run.check_open(frame)
-        if run.gate is not None:
-            await run.gate.wait(self.id, self._shown_arguments())
         run.begin(self)
         frame.enter_call()
         repeat: Repeat | None = None
         try:
+            if run.gate is not None:
+                await run.gate.wait(self.id, self._shown_arguments())
+                await run.check_open(frame)
             if frame.repeats is not None and (repeat := self._repeat()) is not None:
                 repeat.in_flight += 1
-                if repeat.in_flight > 1:
+                if repeat.in_flight > 1 and tally is None:  # a map takes its items in order
                     run.warn_of_twins(definition.name)
             if definition.cache is None:
                 outcome = await attempt_all(self, frame)
@@ -324,6 +325,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """Hand the outcome in to be committed; what to await before anybody may see it."""
         frame = self.frame
         failed = outcome.failure is not None
+        if failed and tally is not None:
+            tally.failed.append(self.id)
         checkpoint = frame.run.checkpoint(
             self.id,
             frame.call_id,
@@ -334,9 +337,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             outcome.attempts,
             outcome.started,
         )
-        return frame.run.put(
-            checkpoint, frame, self.definition.durability, cached, None if failed else tally
-        )
+        # Equal calls wait until a shared result can be found.
+        durability = self.definition.durability if cached is None else "sync"
+        return frame.run.put(checkpoint, frame, durability, cached, None if failed else tally)
 
     def _cache_key(self) -> str:
         definition = self.definition
@@ -368,7 +371,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     ) -> Exception:
         """The exception to raise: as every rerun will meet it, now with what led to it."""
         error = failures.rebuild(failure)
-        mark = failures.Mark(self.frame.run, self.id, tuple(failure.ended_by), failure.given_up)
+        mark = failures.Mark(
+            self.frame.run.serial, self.id, tuple(failure.ended_by), failure.given_up
+        )
         failures.set_mark(error, mark)
         if original is not None:
             error.__traceback__ = original.__traceback__

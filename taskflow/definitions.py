@@ -136,7 +136,12 @@ def _plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
 def _kind_of(fn: Callable[..., Any], executor: str | None) -> BodyKind:
     if executor not in (None, "thread", "process"):
         raise ValueError(f'executor is "thread" or "process", got {executor!r}')
-    plain = _plain_function(fn)
+    # What is called counts, not what it wraps: a wrapper may make an async function of a def.
+    plain = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not (inspect.isroutine(plain) or inspect.isclass(plain)):
+        plain = type(plain).__call__
     if inspect.isgeneratorfunction(plain):
         raise TypeError(f"{plain.__qualname__} is a generator: return a list, or make it async")
     is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)

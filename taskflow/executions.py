@@ -8,12 +8,21 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import anyio
+
+from taskflow import failures
 from taskflow.attempts import attempt_all
-from taskflow.errors import RunCancelled, RunUnfinished, StoreError, TaskflowError
+from taskflow.errors import (
+    RunCancelled,
+    RunUnfinished,
+    StoreError,
+    TaskflowError,
+    ThreadBusy,
+)
 from taskflow.journal import Journal
 from taskflow.loops import Interruptible, Latch, uninterrupted
 from taskflow.records import Claim, Claimed, Finish, RunStatus
-from taskflow.runs import Run, again
+from taskflow.runs import FRAME, Run, again
 from taskflow.workflows import Workflow
 
 __all__ = ("Execution", "RunHandle")
@@ -76,8 +85,28 @@ class Execution:
     async def wait(self) -> Any:
         """The workflow's result, decoded anew for each who waits.
 
-        A cancelled waiter leaves; the last one stays until the execution has been unwound.
+        A cancelled waiter leaves; the last one stays until the execution has been unwound. Raises
+        ThreadBusy where the waiter is code of a run that this one waits for.
         """
+        frame = FRAME.get()
+        waiting = None if frame is None else frame.run.execution
+        if isinstance(waiting, Execution):
+            if self.leads_to(waiting):
+                raise ThreadBusy(self.claim.thread_id, "the run would wait for itself")
+            waiting.waits_for.append(self)
+        try:
+            return await self._wait()
+        finally:
+            if isinstance(waiting, Execution):
+                waiting.waits_for.remove(self)
+
+    def leads_to_caller(self) -> bool:
+        """Whether the current code belongs to this execution, or to one that it waits for."""
+        frame = FRAME.get()
+        waiting = None if frame is None else frame.run.execution
+        return isinstance(waiting, Execution) and self.leads_to(waiting)
+
+    async def _wait(self) -> Any:
         self.waiters += 1
         try:
             await self.ended.wait()
@@ -155,6 +184,7 @@ class Execution:
             return
         run = self._run = self._open_run(claimed)
         run.interrupt = self._interrupt
+        run.execution = self
         run.unwinding = self._unwinding
         self.begun.set_result()
         finish = Finish(run.key, RunStatus.RUNNING, time.time())
@@ -191,6 +221,7 @@ class Execution:
         if outcome.failure is not None:
             assert outcome.error is not None
             self._error = outcome.error
+            failures.drop_mark(outcome.error)
             return Finish(
                 run.key,
                 RunStatus.ERROR,
@@ -294,6 +325,10 @@ class RunHandle(Generic[T]):
 
     async def cancel(self) -> None:
         """End the run for good, and wait until nothing of it executes any more."""
-        if not self._execution.ended.done():
-            self._execution.cancel(final=True)
-            await uninterrupted(self._execution.ended)
+        execution = self._execution
+        if execution.ended.done():
+            return
+        execution.cancel(final=True)
+        if execution.leads_to_caller():
+            await anyio.sleep_forever()  # which the cancellation ends: this is code of that run
+        await uninterrupted(execution.ended)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from taskflow.codec import decode_plain, difference, encode_plain, is_plain
 from taskflow.errors import TaskFailed
@@ -28,7 +28,9 @@ EXPECTED = (TypeError, ValueError, RecursionError, NotImplementedError)
 class Mark(Struct, frozen=True):
     """Says which recorded call an exception object is the failure of."""
 
-    run: object
+    run: (
+        int  # `Run.serial`; ids alone, so that an exception can be pickled, and keeps nothing alive
+    )
     task_id: str
     ended_by: tuple[str, ...]  # the recorded failures that ended that call in their turn
     given_up: bool  # its own retry policy, or one below, gave up on it
@@ -130,7 +132,7 @@ def describe(payload: bytes) -> str:
     return f"{failure.type.rpartition(':')[2]}: {failure.message}"
 
 
-def marks_in(error: BaseException, run: object) -> Iterator[Mark]:
+def marks_in(error: BaseException, run: int) -> Iterator[Mark]:
     """The recorded failures of ``run`` that ``error`` passes on.
 
     That is the error itself if it is one, else those in its group and its ``__cause__``; never its
@@ -143,7 +145,7 @@ def marks_in(error: BaseException, run: object) -> Iterator[Mark]:
             continue
         seen.add(id(each))
         mark = mark_of(each)
-        if mark is not None and mark.run is run:
+        if mark is not None and mark.run == run:
             yield mark
             continue
         if isinstance(each, BaseExceptionGroup):
@@ -157,9 +159,22 @@ def mark_of(error: BaseException) -> Mark | None:
     return getattr(error, "__dict__", {}).get(MARK)
 
 
+def drop_mark(error: BaseException) -> None:
+    """The error leaves its run."""
+    getattr(error, "__dict__", {}).pop(MARK, None)
+
+
 def set_mark(error: BaseException, mark: Mark) -> None:
     """Say on ``error`` which recorded call it is the failure of."""
     error.__dict__[MARK] = mark
+
+
+def extend_mark(error: BaseException, task_ids: list[str]) -> None:
+    """Say on a marked error which other recorded failures come with it."""
+    mark = mark_of(error)
+    if mark is not None:
+        others = [each for each in task_ids if each not in (mark.task_id, *mark.ended_by)]
+        set_mark(error, structs.replace(mark, ended_by=(*mark.ended_by, *others)))
 
 
 def _instance(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:

@@ -100,6 +100,8 @@ class Journal:
         self._ended = Latch()
         # Runs of which a write has failed: what came after it rests on it, and fails too.
         self._poisoned: set[tuple[int, int]] = set()
+        # Releases that failed: nobody executes these runs, so the next batch tries again.
+        self._unreleased: list[Finish] = []
 
     @property
     def is_crowded(self) -> bool:
@@ -185,10 +187,14 @@ class Journal:
 
     def _open_group(self) -> _Group:
         """The group that takes the next write; it is committed after those before it."""
+        if self._ended.done():
+            raise StoreError(
+                f"{self._store.where}: nothing is written after the runtime was closed"
+            )
         groups = self._groups
         if groups:
             group = groups[-1]
-            if len(group.checkpoints) < MAX_BATCH_ROWS and group.size < MAX_BATCH_BYTES:
+            if len(group) < MAX_BATCH_ROWS and group.size < MAX_BATCH_BYTES:
                 return group
         group = _Group()
         groups.append(group)
@@ -203,14 +209,19 @@ class Journal:
     async def _commit(self, group: _Group) -> None:
         if self._poisoned:
             group = self._without_poisoned(group)
+        finishes = group.batch.finishes
+        group.batch.finishes = finishes + self._unreleased
         try:
             committed = await self._store.commit(group.batch)
+            self._unreleased = []
         except Exception as error:
+            group.batch.finishes = finishes
             if isinstance(error, StoreError) and error.row_at_fault and len(group) > 1:
                 # One bad row hurts one caller.
                 for single in group.singles():
                     await self._commit(single)
                 return
+            self._unreleased += [each for each in finishes if each.status == RunStatus.RUNNING]
             for key, promise in group.waiters():
                 if key is not None:
                     self._poisoned.add((key.number, key.epoch))

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 
+from taskflow import failures
 from taskflow.calls import Call, Identity, RecordedCall, identify
 from taskflow.definitions import Definition
 from taskflow.loops import Group, Latch
@@ -120,7 +121,11 @@ class MapCall(Call[list[T]]):
         assert recorded is not None
         for _, other in named:
             self.frame.run.recall(other[0], self.frame)
-        call.replay(recorded)
+        try:
+            call.replay(recorded)
+        except Exception as error:
+            failures.extend_mark(error, [other[0] for _, other in named if other[0] in failed])
+            raise
 
 
 class _Pool:
@@ -138,6 +143,9 @@ class _Pool:
         concurrency: int,
     ) -> None:
         self.owed = 0  # results that are not committed yet
+        # All failures that were recorded here: who sees one of them has seen the map fail, so they
+        # end a run together, and are executed again together.
+        self.failed: list[str] = []
         self._definition = definition
         self._named = named
         self._frame = frame
@@ -155,6 +163,7 @@ class _Pool:
         while self.owed and self._failure is None:
             await self._wait_for_commits()
         if self._failure is not None:
+            failures.extend_mark(self._failure, self.failed)
             raise self._failure
         return self._results
 
@@ -210,8 +219,10 @@ class _Pool:
                 while (pulled := await self._pull(self._named)) is not None:
                     if not self._was_recorded(*pulled):
                         await self._execute(*pulled, host)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
+            if not isinstance(error, Exception):
+                raise
 
     async def _pull(
         self, named: AsyncIterator[Named]

@@ -58,6 +58,9 @@ MAX_HELD_ROWS: Final = 10_000
 FRAME: ContextVar[Frame | None] = ContextVar("taskflow_frame", default=None)
 
 
+_serials = count(1)
+
+
 class Executing(Protocol):
     """What a run needs to know of a call that executes."""
 
@@ -72,6 +75,7 @@ class Tally(Promise, Protocol):
     """A promise that stands for many commits: it is kept once for each that it is owed."""
 
     owed: int
+    failed: list[str]  # the ids of the calls whose failure is recorded
 
 
 class Repeat:
@@ -179,6 +183,7 @@ class Run:
         durability: Durability,
         on_drift: Literal["log", "error"],
     ) -> None:
+        self.serial = next(_serials)
         self.row = row
         self.key = row.key
         self.thread_id = row.thread_id
@@ -193,6 +198,7 @@ class Run:
         self.broken: BaseException | None = None
         self.unwinding = False
         self.has_ended = False
+        self.execution: object = None  # who executes it: an `Execution`, or nobody for a block
         self.interrupt: Callable[[], None] | None = None  # None: a block, in its caller's own task
         self.gate: Gate | None = None
         self.executed = self.replayed = self.failed = self.retried = 0
@@ -201,6 +207,7 @@ class Run:
         self._executed_again: set[str] = set()
         self.names: dict[str, str] = {}
         self._warned: set[str] = set()
+        self._failed: dict[str, int] = {}  # recorded failures, in the order of their commits
         self._keeping = count(2**62)  # after everything that was loaded
         self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
         self._journal = journal
@@ -232,6 +239,8 @@ class Run:
             rows = await self._store.load(self.row, last, LOAD_ROWS)
             for row in rows:
                 self.recorded[row.task_id] = row
+                if row.kind == ERROR:
+                    self._failed[row.task_id] = row.sequence
             if len(rows) < LOAD_ROWS:
                 break
             last = rows[-1].sequence
@@ -249,19 +258,19 @@ class Run:
         if row is None:
             return None
         if row.checksum != checkpoint_checksum(self._seed, call_id, row.kind, row.payload):
-            raise CheckpointCorrupt(
-                self.thread_id, self.run_id, call_id, "its checksum does not fit"
-            )
+            reason = "its checksum does not fit"
+            self.break_off(CheckpointCorrupt(self.thread_id, self.run_id, call_id, reason))
+            raise CheckpointCorrupt(self.thread_id, self.run_id, call_id, reason)
         self.replayed += 1
         return row
 
     def failed_calls(self, name: str) -> dict[str, int]:
         """The recorded failures of the calls of one task, with the order of their commits."""
         return {
-            row.task_id: row.sequence
-            for rows in (self.recorded, self._kept)
-            for row in rows.values()
-            if row.kind == ERROR and row.task_id.startswith(f"{name}:")
+            call_id: order
+            for call_id, order in self._failed.items()
+            if call_id.startswith(f"{name}:")
+            and (call_id in self.recorded or call_id in self._kept)
         }
 
     def claim_name(self, name: str, where: str) -> None:
@@ -453,6 +462,7 @@ class Run:
         for task_id in task_ids:
             self._kept.pop(task_id, None)
             self.recorded.pop(task_id, None)
+            self._failed.pop(task_id, None)
         if self._held:
             self.flush()
         try:
@@ -503,8 +513,11 @@ class Run:
         )
 
     def _keep(self, checkpoint: Checkpoint) -> None:
+        order = next(self._keeping)
+        if checkpoint.kind == ERROR:
+            self._failed[checkpoint.task_id] = order
         self._kept[checkpoint.task_id] = Recorded(
-            next(self._keeping),
+            order,
             checkpoint.task_id,
             checkpoint.parent_id,
             checkpoint.kind,
@@ -520,7 +533,7 @@ class Gate:
         self._run = run
         self._waiting: dict[str, str | None] = {}
         self._open = Latch()
-        self._watched = False
+        self._watcher: object = None
 
     async def wait(self, call_id: str, shown: str | None) -> None:
         """Wait until nothing recorded is left to be asked for.
@@ -528,27 +541,31 @@ class Gate:
         Raises HistoryMismatch when the run is idle before that.
         """
         self._waiting[call_id] = shown
-        if not self._watched:
-            self._watched = True
-            await self._watch()
-        else:
+        if self._watcher is None:
+            # A task of its own: no caller's cancellation may leave the others waiting.
+            self._watcher = self._run.scheduler.loop.spawn(self._watch)
+        try:
             await self._open
+        except HistoryMismatch as error:
+            raise again(error) from None
+        finally:
+            del self._waiting[call_id]
 
     async def _watch(self) -> None:
         run = self._run
-        left = -1
-        try:
-            while unasked := sum(row.parent_id is None for row in run.recorded.values()):
-                if unasked == left:
-                    error = await run.mismatch(iter(self._waiting.items()))
-                    run.break_off(error)
-                    self._open.set_exception(error)
-                    raise error
-                left = unasked
-                await anyio.sleep(IDLE_AFTER)
-        except BaseException:
-            self._watched = False
-            raise
+        seen: object = None
+        while unasked := sum(row.parent_id is None for row in run.recorded.values()):
+            # Idle: what executes is what waits here, and nothing was asked, began or ended.
+            now = unasked, run.replayed, run.executed, sorted(run.executing)
+            if run.has_ended or run.unwinding:
+                break
+            if now == seen and run.executing.keys() <= self._waiting.keys():
+                error = await run.mismatch(iter(self._waiting.items()))
+                run.break_off(error)
+                self._open.set_exception(error)
+                return
+            seen = now
+            await anyio.sleep(IDLE_AFTER)
         run.gate = None
         self._open.set_result()
 

@@ -21,6 +21,7 @@ from taskflow.codec import decode_plain
 from taskflow.errors import (
     CheckpointCorrupt,
     RunNotFound,
+    TaskflowError,
     ThreadBusy,
     UnknownWorkflow,
 )
@@ -123,8 +124,10 @@ class Runtime:
         if service is None:
             return
 
-        await service.end()
-        self._service = None
+        try:
+            await service.end()
+        finally:
+            self._service = None
 
     async def run(
         self,
@@ -237,21 +240,18 @@ class Runtime:
                     except ValueError:  # left in another context, as fixtures of pytest are
                         FRAME.set(None)
             except BaseException as error:
-                marks = failures.marks_in(error, run)
+                marks = failures.marks_in(error, run.serial)
                 unrecord = tuple(each for mark in marks for each in (mark.task_id, *mark.ended_by))
                 raise
             finally:
-                with anyio.CancelScope(shield=True):
+                try:
                     await run.end_strays()
+                finally:
                     run.has_ended = True
                     run.flush()
                     release = Finish(run.key, RunStatus.RUNNING, time.time(), unrecord=unrecord)
-                    released = service.journal.finish(release)
-                    if run.broken is None:
-                        await uninterrupted(released)
-                    else:
-                        with contextlib.suppress(Exception):
-                            await uninterrupted(released)
+                    with contextlib.suppress(*([TaskflowError] if run.broken else [])):
+                        await uninterrupted(service.journal.finish(release))
             if run.broken is not None:
                 raise run.broken
             run.warn()
@@ -369,17 +369,11 @@ class Runtime:
     async def _run(self, claim: Claim, workflow: Workflow[..., Any, Any], wait: bool) -> Any:
         while True:
             execution = await self._execution(claim, workflow)
-            waiting = _execution_of(FRAME.get(), self._executions)
-            if waiting is not None:
-                waiting.waits_for.append(execution)
             try:
                 return await execution.wait()
             except ThreadBusy as error:
                 if not (wait and error.same_run and error.thread_id == claim.thread_id):
                     raise
-            finally:
-                if waiting is not None:
-                    waiting.waits_for.remove(execution)
             await anyio.sleep(POLL_INTERVAL)
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
@@ -390,8 +384,7 @@ class Runtime:
             execution = self._executions.get(thread_id)
             if execution is None:
                 break
-            waiting = _execution_of(FRAME.get(), self._executions)
-            if waiting is not None and execution.leads_to(waiting):
+            if execution.leads_to_caller():
                 raise ThreadBusy(thread_id, "the run would wait for itself")
             if execution.is_unwinding:
                 await execution.ended.wait()
@@ -491,8 +484,10 @@ class _Service:
                 await self._unwind()
 
     async def _unwind(self) -> None:
-        for execution in list(self._executions.values()):
+        executions = list(self._executions.values())
+        for execution in executions:
             execution.cancel()
+        for execution in executions:
             with contextlib.suppress(asyncio.CancelledError):
                 await uninterrupted(execution.ended)
         with contextlib.suppress(asyncio.CancelledError):
@@ -510,14 +505,6 @@ def _store(store: Store | str | os.PathLike[str]) -> Store:
     from taskflow.stores.sqlite import SQLiteStore  # SQLite and asyncio, only where they are used
 
     return SQLiteStore(store)
-
-
-def _execution_of(frame: Any, executions: dict[str, Execution]) -> Execution | None:
-    """The execution that the current code belongs to, if this runtime executes it."""
-    if frame is None:
-        return None
-    execution = executions.get(frame.run.thread_id)
-    return execution if execution is not None and execution.run is frame.run else None
 
 
 def _run_record(row: RunRow) -> RunRecord:

@@ -10,7 +10,8 @@ What a store promises:
   batch was written.
 - The batch is applied in the order checkpoints and cache entries, unrecords, finishes, claims.
 - Every checkpoint, unrecord and finish carries its run's number and epoch. Where the run's epoch
-  has moved on, that write, and only that, is refused: ``Committed.refused`` names the run.
+  has moved on, or it is not running any more, that write, and only that, is refused:
+  ``Committed.refused`` names the run.
 - A claim never waits. Who may have what is decided by `decide` alone; a claim that is turned down
   is answered by the exception, and hurts no other part of the batch.
 - ``(thread_id, run_id)``, ``(thread_id, sequence)`` and ``(thread_id, task_id)`` are unique, and at

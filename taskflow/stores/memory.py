@@ -175,7 +175,7 @@ class MemoryStore:
         self, number: int, epoch: int, refused: dict[tuple[int, int], str]
     ) -> RunRow | None:
         row = self._runs.get(number)
-        if row is None or row.epoch != epoch:
+        if row is None or row.epoch != epoch or row.status != RunStatus.RUNNING:
             refused[number, epoch] = row.status if row else RunStatus.CANCELLED
             return None
         return row

@@ -117,8 +117,9 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA};
 """
 
-# The join is the fence: a row whose run has another epoch by now is not inserted, and is missing in
-# the row count. CROSS JOIN keeps the values outside and the look-up by primary key inside.
+# The join is the fence: a row whose run has another epoch by now, or has ended, is not inserted,
+# and is missing in the row count. CROSS JOIN keeps the values outside and the look-up by primary
+# key inside.
 INSERT_CHECKPOINTS: Final = """
 INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
     attempts, started, finished, checksum)
@@ -126,6 +127,7 @@ SELECT run.thread_id, run.run_id, new.column3, new.column4, new.column5, new.col
     new.column8, new.column9, new.column10, new.column11, new.column12
 FROM (VALUES {rows}) AS new
 CROSS JOIN run ON run.number = new.column1 AND run.epoch = new.column2
+    AND run.status = 'running'
 """
 CHECKPOINT_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 MAX_ROWS: Final = 1000  # of 12 parameters each: SQLite takes 32,766 a statement
@@ -134,7 +136,8 @@ FINISH_RUNS: Final = """
 UPDATE run SET status = done.column3, result = done.column4, error = done.column5,
     saved = done.column6, finished = done.column7, checksum = done.column8, owner = NULL
 FROM (VALUES {rows}) AS done
-WHERE run.number = done.column1 AND run.epoch = done.column2
+WHERE run.number = done.column1 AND run.epoch = done.column2 AND run.status = 'running'
+RETURNING run.number, run.epoch
 """
 FINISH_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -253,6 +256,8 @@ class SQLiteStore:
             raise ValueError(f'synchronous is "FULL" or "NORMAL", got {synchronous!r}')
         if busy_timeout < 0 or lease_ttl <= 0:
             raise ValueError("busy_timeout is not negative and lease_ttl is positive (seconds)")
+        # Owners and locks go by this: links and the current folder must not make it two files.
+        self._file = self.path
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._lease_ttl = lease_ttl
@@ -274,12 +279,13 @@ class SQLiteStore:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
         self._check_path()
 
+        self._file = os.path.realpath(self.path)  # noqa: ASYNC240 - a local disk, once
         self._owner = owner
         try:
             self._writer = await self._connect()
             await self._trip(self._writer, self._check_ours)
             if sqlite3.sqlite_version_info < SAFE_WAL_VERSION:
-                self._write_lock = FileLock(f"{self.path}-lock", self._busy_timeout)
+                self._write_lock = FileLock(f"{self._file}-lock", self._busy_timeout)
             await self._trip(self._writer, self._prepare)
             self._owner_lock = OwnerLock(self._owner_path(owner))
             await self._trip(self._writer, self._take_lease)
@@ -435,9 +441,11 @@ class SQLiteStore:
             parameters += (key.number, key.epoch, finish.status, finish.result, finish.error)
             parameters += (finish.saved, ended, finish.checksum)
         statement = FINISH_RUNS.format(rows=_rows(FINISH_ROW, len(finishes)))
-        if db.execute(statement, parameters).rowcount < len(finishes):
+        finished = db.execute(statement, parameters).fetchall()
+        if len(finished) < len(finishes):
             for finish in finishes:
-                _is_current(db, finish.key.number, finish.key.epoch, refused)
+                if (finish.key.number, finish.key.epoch) not in finished:
+                    _is_current(db, finish.key.number, finish.key.epoch, refused)
 
     def _claim(self, db: sqlite3.Connection, claims: Sequence[Claim]) -> list[Claimed | Exception]:
         threads = list({claim.thread_id for claim in claims})
@@ -518,7 +526,7 @@ class SQLiteStore:
         )
 
     def _owner_path(self, owner: str) -> str:
-        return f"{self.path}-owner-{owner}"
+        return f"{self._file}-owner-{owner}"
 
     def _check_path(self) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -586,11 +594,11 @@ class SQLiteStore:
         while not self._lease_end.wait(self._lease_ttl / 6):
             # A failure is tried again after the next interval; four of five may be missed.
             with contextlib.suppress(sqlite3.Error, OSError), contextlib.ExitStack() as stack:
-                db = sqlite3.connect(self.path, isolation_level=None, timeout=self._busy_timeout)
+                db = sqlite3.connect(self._file, isolation_level=None, timeout=self._busy_timeout)
                 stack.callback(db.close)
                 if isinstance(self._write_lock, FileLock):
                     # One open file cannot tell two threads of its process apart: open another.
-                    lock = FileLock(f"{self.path}-lock", self._busy_timeout)
+                    lock = FileLock(f"{self._file}-lock", self._busy_timeout)
                     stack.callback(lock.close)
                     stack.enter_context(lock)
                 self._renew(db)
@@ -599,7 +607,7 @@ class SQLiteStore:
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = aiosqlite.connect(
-            self.path, isolation_level=None, timeout=self._busy_timeout, factory=_Connection
+            self._file, isolation_level=None, timeout=self._busy_timeout, factory=_Connection
         )
         try:
             return await connection
@@ -810,7 +818,7 @@ def _is_current(
     db: sqlite3.Connection, number: int, epoch: int, refused: dict[tuple[int, int], str]
 ) -> bool:
     row = db.execute(SELECT_EPOCH, (number,)).fetchone()
-    if row is None or row[0] != epoch:
+    if row is None or row[0] != epoch or row[1] != RunStatus.RUNNING:
         refused[number, epoch] = row[1] if row else RunStatus.CANCELLED
         return False
     return True
