@@ -17,7 +17,7 @@ from msgspec import Struct
 from taskflow import failures
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
-from taskflow.loops import Loop
+from taskflow.loops import Loop, notice_cancellation
 from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs import FRAME, REMOTE, Frame, current
@@ -87,6 +87,10 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                     context = copy_context()
                     context.run(FRAME.set, frame)
                     value = await _stepped(definition.fn(*call.args, **call.kwargs), context)
+                elif definition.kind is BodyKind.PROCESS:
+                    # Waiting for a process is not part of the attempt.
+                    async with run.scheduler.processes:
+                        value = await _process_body(call, frame)
                 elif definition.timeout is None:
                     value = await _body(call, frame)
                 else:
@@ -102,6 +106,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         except BaseException as error:
             if run.broken is not None or run.unwinding or _is_cancellation(error, loop, baseline):
                 raise
+            if loop.cancel_requests() > baseline:
+                raise  # it failed at cleaning up after a cancellation, which is no outcome
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
             marks = list(failures.marks_in(error, run.serial))
@@ -128,6 +134,19 @@ def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return not isinstance(error, Exception)
     return isinstance(error, anyio.get_cancelled_exc_class())
+
+
+async def _process_body(call: Attempted, frame: Frame) -> Any:
+    limit = call.definition.timeout
+    try:
+        if limit is None:
+            return await _body(call, frame)
+        return await _timed_body(call, frame, limit)
+    except anyio.BrokenWorkerProcess as error:
+        raise anyio.BrokenWorkerProcess(
+            f"the worker process that executed {call.definition.name} died: it was killed (by the "
+            "system, where memory ran out), or its code crashed"
+        ) from error
 
 
 async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:
@@ -178,6 +197,7 @@ def _stepped(body: Coroutine[Any, Any, T], context: Context) -> Generator[Any, A
             run(body.close)
             raise
         except BaseException as error:
+            notice_cancellation(error)
             sent = error
             step = body.throw
 
@@ -196,6 +216,8 @@ async def _in_process(
     succeeded, payload, trace = await call_in_process(
         _execute_remotely, module, qualname, args, kwargs, position
     )
+    if succeeded is None:
+        raise SystemExit(trace)
     if succeeded:
         return definition.codec.decode(payload)
     error = failures.rebuild(failures.Failure.parse(payload))
@@ -205,11 +227,14 @@ async def _in_process(
 
 def _execute_remotely(
     found: Any, args: tuple[Any, ...], kwargs: dict[str, Any], position: CurrentCall
-) -> tuple[bool, bytes, str]:
+) -> tuple[bool | None, bytes, str]:
     """What a worker process does: the body, and the encoding of what it came to."""
     definition = found if isinstance(found, Definition) else Definition(found)
     REMOTE.set(position)
     try:
         return True, definition.codec.round_trip(definition.fn(*args, **kwargs))[0], ""
+    except SystemExit as error:
+        # It is raised where the task was awaited: here it would end a process that others use.
+        return None, b"", str(error)
     except Exception as error:
         return False, failures.record(error).encode(), traceback.format_exc()

@@ -27,7 +27,7 @@ from taskflow.loops import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FRAME, Frame, Repeat, Tally
 
-__all__ = ("Call", "Identity", "RecordedCall", "identify")
+__all__ = ("Call", "Identity", "RecordedCall", "check_same_run", "identify")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -107,6 +107,16 @@ class Call(Coroutine[Any, Any, T_co]):
                 stacklevel=2,
                 source=self,
             )
+
+
+def check_same_run(call: Call[Any]) -> None:
+    """Raise RuntimeError where a call is awaited in another run than it was made in."""
+    awaiting, run = FRAME.get(), call.frame.run
+    if awaiting is not None and awaiting.run is not run:
+        raise RuntimeError(
+            f"{call.id} was made in run {run.run_id!r} on thread {run.thread_id!r} and cannot "
+            f"be awaited in run {awaiting.run.run_id!r} on thread {awaiting.run.thread_id!r}"
+        )
 
 
 # Of one call: its id, its digest, what tells it from other calls of its task, its arguments as
@@ -241,14 +251,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
 
     def _loop_host(self) -> Task[Any] | None:
         """The asyncio task that executes this call. Raises RuntimeError in another run's body."""
-        awaiting = FRAME.get()
-        run = self.frame.run
-        if awaiting is not None and awaiting.run is not run:
-            raise RuntimeError(
-                f"{self.id} was made in run {run.run_id!r} on thread {run.thread_id!r} and cannot "
-                f"be awaited in run {awaiting.run.run_id!r} on thread {awaiting.run.thread_id!r}"
-            )
-        return run.scheduler.loop.host()
+        check_same_run(self)
+        return self.frame.run.scheduler.loop.host()  # type: ignore[no-any-return]
 
     async def _record(self, tally: Tally | None) -> T_co:
         frame = self.frame
@@ -257,7 +261,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         if frame.is_cancelled or frame.has_ended or not run.is_open:
             await run.check_open(frame)
         run.begin(self)
-        frame.enter_call()
+        # Usually the one that made the call; it waits now, and needs no slot meanwhile.
+        body = FRAME.get() or frame
+        body.enter_call()
         repeat: Repeat | None = None
         try:
             if run.gate is not None:
@@ -280,17 +286,17 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             if isinstance(error, StoreError | LeaseLost | RunCancelled):
                 run.break_off(error)
             if isinstance(error, Exception):
-                await frame.leave_call()
+                await body.leave_call()
             else:
-                frame.in_flight -= 1
+                body.in_flight -= 1
             raise
         finally:
             run.end(self)
             if frame.repeats is not None and (repeat := repeat or self._repeat()) is not None:
                 repeat.in_flight -= 1
-        frame.in_flight -= 1
-        if frame.is_task and not frame.in_flight:
-            await frame.regain_slot()
+        body.in_flight -= 1
+        if body.is_task and not body.in_flight:
+            await body.regain_slot()
         if outcome.failure is not None:
             raise self._failure(outcome.failure, outcome.error)
         return outcome.value  # type: ignore[no-any-return]

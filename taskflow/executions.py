@@ -173,6 +173,14 @@ class Execution:
                 self.begun.set_result()
             self.ended.set_result()
 
+    def abandon(self) -> None:
+        """What executes it has ended: asyncio may cancel a task before its first step."""
+        if not self.ended.done():
+            self._error = self._error or self._interrupted()
+            self.when_ended()
+            self.begun.set_result()
+            self.ended.set_result()
+
     async def _main(self) -> None:
         latch, answer = self._journal.claim(self.claim)
         await self._wait_for(latch)

@@ -24,6 +24,7 @@ __all__ = (
     "Loop",
     "Promise",
     "current_loop",
+    "notice_cancellation",
     "uninterrupted",
 )
 
@@ -164,7 +165,6 @@ class _CancelledOnce:
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
         self._task: asyncio.Task[Any] | None = None
-        self._requests = 0
 
     def __enter__(self) -> _CancelledOnce:
         self._task = asyncio.current_task()
@@ -174,22 +174,36 @@ class _CancelledOnce:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None:
         self._task = None
+        _cancelling.pop(self._name, None)
         self._inner.__exit__(kind, error, traceback)
         return self._outer.__exit__(kind, error, traceback)
 
     def cancel(self) -> None:
         if self._task is not None and not self._outer.cancel_called:
-            self._requests = self._task.cancelling()
+            _cancelling[self._name] = self
             self._outer.cancel()
-            self._shield_once_delivered()
 
-    def _shield_once_delivered(self) -> None:
-        if self._task is None:
-            return
-        if self._task.cancelling() > self._requests:
-            self._inner.shield = True
-        else:
-            self._task.get_loop().call_soon(self._shield_once_delivered)
+    def delivered(self) -> None:
+        """The cancellation has reached the code inside."""
+        self._inner.shield = True
+
+    @property
+    def _name(self) -> str:
+        # How anyio names a scope in the CancelledErrors that it causes. Should it cease to, each
+        # await of a cleanup is cancelled again, as anyio does by itself.
+        return f"{id(self._outer):x}"
+
+
+# The scopes that were cancelled and have not been left, by their name.
+_cancelling: dict[str, _CancelledOnce] = {}
+
+
+def notice_cancellation(error: BaseException) -> None:
+    """Called with what was thrown into a body: from here on, that scope cancels nothing more."""
+    if _cancelling and isinstance(error, asyncio.CancelledError) and error.args:
+        for name, scope in list(_cancelling.items()):
+            if name in str(error.args[0]):
+                scope.delivered()
 
 
 class Group(Protocol):
@@ -280,6 +294,9 @@ class Loop:
         """The asyncio task that is executing now; ``None`` on trio."""
         return None
 
+    def when_done(self, spawned: object, callback: Callable[[], None]) -> None:
+        """Call back when what `spawn` returned has ended; trio lets everything begin first."""
+
     def interruptible(self) -> Interruptible:
         """A stretch of code in the current task that somebody else may cancel."""
         return anyio.CancelScope()
@@ -318,6 +335,10 @@ class AsyncioLoop(Loop):
 
     def host(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task(self._loop)
+
+    def when_done(self, spawned: object, callback: Callable[[], None]) -> None:
+        assert isinstance(spawned, asyncio.Task)
+        spawned.add_done_callback(lambda _: callback())
 
     def interruptible(self) -> Interruptible:
         return _CancelledOnce()

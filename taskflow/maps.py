@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import anyio
 
 from taskflow import failures
-from taskflow.calls import Call, Identity, RecordedCall, identify
+from taskflow.calls import Call, Identity, RecordedCall, check_same_run, identify
 from taskflow.definitions import Definition
 from taskflow.loops import Group, Latch
 from taskflow.records import RESULT
@@ -61,6 +61,7 @@ class MapCall(Call[list[T]]):
     async def _map(self) -> list[T]:
         frame = self.frame
         run = frame.run
+        check_same_run(self)
         await run.check_open(frame)
         items = self._items
         named: Iterator[Named] | AsyncIterator[Named]

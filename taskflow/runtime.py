@@ -183,6 +183,8 @@ class Runtime:
         Raises RunNotFound, UnknownWorkflow, and what `run` raises.
         """
         row = await self._row(thread_id, None)
+        if row.run_id == BLOCK_RUN_ID:
+            raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: enter one again")
         definition = self._workflows.get(row.workflow)
         if definition is None:
             raise UnknownWorkflow(thread_id, row.workflow)
@@ -313,6 +315,9 @@ class Runtime:
             await execution.begun.wait()
             await RunHandle[Any](execution).cancel()
             return
+        row = await self._store.run(thread_id, None)
+        if row is not None and row.run_id == BLOCK_RUN_ID:
+            raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")
         row = await self._store.cancel(thread_id, time.time())
         if row is None or row.status == RunStatus.SUCCESS:
             raise RunNotFound(thread_id, "unfinished run")
@@ -367,6 +372,7 @@ class Runtime:
         )
 
     async def _run(self, claim: Claim, workflow: Workflow[..., Any, Any], wait: bool) -> Any:
+        begun = time.time()
         while True:
             execution = await self._execution(claim, workflow)
             try:
@@ -375,6 +381,10 @@ class Runtime:
                 if not (wait and error.same_run and error.thread_id == claim.thread_id):
                     raise
             await anyio.sleep(POLL_INTERVAL)
+            row = await self._store.run(claim.thread_id, claim.run_id)
+            if row and row.error and row.fingerprint == claim.fingerprint and not row.owner:
+                if begun <= (row.finished or 0):  # the run that we waited for has failed
+                    raise failures.rebuild(failures.Failure.parse(row.error))
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""
@@ -488,6 +498,7 @@ class _Service:
         for execution in executions:
             execution.cancel()
         for execution in executions:
+            self.loop.when_done(execution.task, execution.abandon)
             with contextlib.suppress(asyncio.CancelledError):
                 await uninterrupted(execution.ended)
         with contextlib.suppress(asyncio.CancelledError):

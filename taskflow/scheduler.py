@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+
+import anyio
 
 from taskflow.loops import Loop, Promise
 from taskflow.workers import WorkerThreads
@@ -18,6 +21,7 @@ class Scheduler:
         self.width = max_concurrency
         self.slots = Slots(max_concurrency, loop)
         self.threads = WorkerThreads(loop)
+        self.processes = anyio.CapacityLimiter(os.cpu_count() or 1)
 
 
 class Slots:

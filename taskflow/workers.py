@@ -125,7 +125,8 @@ async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *a
     A cancelled call kills its process.
     """
     work = functools.partial(_find_and_call, fn, module, qualname)
-    return await anyio.to_process.run_sync(work, *args, cancellable=True)
+    limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
+    return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
 
 
 def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:

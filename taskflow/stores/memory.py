@@ -69,38 +69,42 @@ class MemoryStore:
             return Committed(refused, [self._claim(claim) for claim in batch.claims])
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
-        rows = [
-            Recorded(
-                row.sequence,
-                row.checkpoint.task_id,
-                row.checkpoint.parent_id,
-                row.checkpoint.kind,
-                row.checkpoint.payload,
-                row.checkpoint.checksum,
-            )
-            for row in self._checkpoints.get(run.thread_id, {}).values()
-            if row.run_id == run.run_id and row.sequence > after
-        ]
-        return rows[:limit]
+        with self._lock:
+            rows = [
+                Recorded(
+                    row.sequence,
+                    row.checkpoint.task_id,
+                    row.checkpoint.parent_id,
+                    row.checkpoint.kind,
+                    row.checkpoint.payload,
+                    row.checkpoint.checksum,
+                )
+                for row in self._checkpoints.get(run.thread_id, {}).values()
+                if row.run_id == run.run_id and row.sequence > after
+            ]
+            return rows[:limit]
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
-        return self._find(thread_id, run_id)
+        with self._lock:
+            return self._find(thread_id, run_id)
 
     async def runs(
         self, status: str | None, workflow: str | None, before: int | None, limit: int
     ) -> Sequence[RunRow]:
-        found = [
-            row
-            for row in self._runs.values()
-            if status in (None, row.status)
-            and workflow in (None, row.workflow)
-            and (before is None or row.number < before)
-        ]
-        return found[::-1][:limit]
+        with self._lock:
+            found = [
+                row
+                for row in self._runs.values()
+                if status in (None, row.status)
+                and workflow in (None, row.workflow)
+                and (before is None or row.number < before)
+            ]
+            return found[::-1][:limit]
 
     async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
-        rows = self._checkpoints.get(thread_id, {}).values()
-        return [row for row in rows if run_id in (None, row.run_id)]
+        with self._lock:
+            rows = self._checkpoints.get(thread_id, {}).values()
+            return [row for row in rows if run_id in (None, row.run_id)]
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         found = [self._cache.get((task_name, key)) for key in keys]
@@ -109,10 +113,11 @@ class MemoryStore:
         ]
 
     async def clear_cache(self, task_name: str) -> int:
-        keys = [key for key in self._cache if key[0] == task_name]
-        for key in keys:
-            del self._cache[key]
-        return len(keys)
+        with self._lock:
+            keys = [key for key in self._cache if key[0] == task_name]
+            for key in keys:
+                del self._cache[key]
+            return len(keys)
 
     async def forget(self, thread_id: str, task_id: str, owner: str) -> bool:
         with self._lock:
