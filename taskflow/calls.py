@@ -252,7 +252,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def _loop_host(self) -> Task[Any] | None:
         """The asyncio task that executes this call. Raises RuntimeError in another run's body."""
         check_same_run(self)
-        return self.frame.run.scheduler.loop.host()  # type: ignore[no-any-return]
+        return self.frame.run.scheduler.loop.host()
 
     async def _record(self, tally: Tally | None) -> T_co:
         frame = self.frame

@@ -61,10 +61,22 @@ class Definition(Generic[P, R_co, T_co]):
         self.name = _default_name(fn) if name is None else name
         if not isinstance(self.name, str) or not self.name or self.name == "<lambda>":
             raise ValueError("a name is needed: name='…'")
+        if key is not None and not callable(key):
+            raise TypeError(f"key is a function of the arguments, got {key!r}")
+        if cache is not None and not isinstance(cache, CachePolicy):
+            raise TypeError(f"cache is a CachePolicy, got {cache!r}")
+        if durability not in (None, "sync", "async", "exit"):
+            raise ValueError(f'durability is "sync", "async" or "exit", got {durability!r}')
+        if not isinstance(version, str | int):
+            raise TypeError(f"version is text or a number, got {version!r}")
         self.version = str(version)
         self.where = where_of(fn)
         self.key = key
+        if retry is not None and not isinstance(retry, RetryPolicy | Sequence):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
         self.policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
+        if not all(isinstance(policy, RetryPolicy) for policy in self.policies):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
         self.timeout = timeout
         self.cache = cache
         self.durability: Durability | None = durability

@@ -45,13 +45,17 @@ class TaskflowError(Exception):
 
 
 class NotInRun(TaskflowError, RuntimeError):
-    """Raised when a task is called where no run could record it."""
+    """Raised when a task is called, or a run is asked about, where there is no run.
 
-    def __init__(self, name: str) -> None:
+    ``plain`` is how to call the function without one.
+    """
+
+    def __init__(self, name: str, plain: str | None = None) -> None:
         self.name = name
+        way_out = "" if plain is None else f", or call the plain function as {plain}()"
         super().__init__(
             f"{name}() was called outside a run: start one with Runtime.run() or "
-            f"Runtime.thread(), or call the plain function as {name}.fn()"
+            f"Runtime.thread(){way_out}"
         )
 
 

@@ -62,8 +62,9 @@ class Runtime:
     ``store``: a store, or the path of a SQLite file. ``workflows``: those that `resume` may
     continue. ``max_concurrency``: how many task bodies execute at the same time. ``durability``:
     ``"sync"`` hands a task's result on after it was committed, ``"async"`` commits behind the
-    caller's back, ``"exit"`` when the run ends. ``on_drift``: what to do with a rerun that does not
-    ask for what is recorded: ``"log"`` it, or raise HistoryMismatch before anything new executes.
+    caller's back, ``"exit"`` when the run ends. ``on_drift``: what to do with a rerun that asks for
+    something new while it leaves out what is recorded: ``"log"`` it when the run ends, or, with
+    ``"error"``, raise HistoryMismatch before anything new executes.
     """
 
     def __init__(
@@ -75,6 +76,10 @@ class Runtime:
         durability: Durability = "sync",
         on_drift: Literal["log", "error"] = "log",
     ) -> None:
+        workflows = list(workflows)
+        for each in workflows:
+            if not isinstance(each, Workflow):
+                raise TypeError(f"workflows= takes workflows, got {each!r}")
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1, got {max_concurrency}")
         if durability not in ("sync", "async", "exit"):
@@ -280,6 +285,8 @@ class Runtime:
     ) -> list[RunRecord]:
         """At most ``limit`` runs, newest first; ``before=runs[-1].number`` gives the next page."""
         self._open()
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         asked = None if status is None else RunStatus(status)
         return [_run_record(row) for row in await self._store.runs(asked, name, before, limit)]
@@ -382,9 +389,10 @@ class Runtime:
                     raise
             await anyio.sleep(POLL_INTERVAL)
             row = await self._store.run(claim.thread_id, claim.run_id)
-            if row and row.error and row.fingerprint == claim.fingerprint and not row.owner:
-                if begun <= (row.finished or 0):  # the run that we waited for has failed
-                    raise failures.rebuild(failures.Failure.parse(row.error))
+            ended = row is not None and row.owner is None and begun <= (row.finished or 0)
+            if ended and row and row.error and row.fingerprint == claim.fingerprint:
+                # The run that we waited for has failed: that is its result.
+                raise failures.rebuild(failures.Failure.parse(row.error))
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""
@@ -512,6 +520,8 @@ class _Service:
 
 def _store(store: Store | str | os.PathLike[str]) -> Store:
     if not isinstance(store, str | os.PathLike):
+        if not hasattr(store, "commit"):
+            raise TypeError(f"a store, or the path of a SQLite file, is needed, got {store!r}")
         return store
     from taskflow.stores.sqlite import SQLiteStore  # SQLite and asyncio, only where they are used
 

@@ -66,7 +66,7 @@ class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         """A call with these arguments. Raises NotInRun outside of a run."""
         frame = FRAME.get()
         if frame is None:
-            raise NotInRun(self.name)
+            raise NotInRun(self.name, f"{self.name}.fn")
 
         return RecordedCall(self, frame, args, kwargs, identify(self, frame, args, kwargs))
 

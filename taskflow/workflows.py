@@ -125,7 +125,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
     def _execute(self) -> Generator[Any, Any, T_co]:
         if self._child is None:
             self._steps = self
-            raise NotInRun(self.definition.name)
+            raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
         return self._child.__await__()
 
 
@@ -142,7 +142,13 @@ def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nob
     if payload is None:
         return None
 
-    return Codec(type, "what the previous run saved").decode(payload)  # type: ignore[no-any-return]
+    try:
+        return Codec(type, "what the previous run saved").decode(payload)  # type: ignore[no-any-return]
+    except SerializationError as error:
+        raise SerializationError(
+            f"the previous run on thread {frame.run.thread_id!r} saved {payload[:200]!r}, which is "
+            f"no {type!r}: give previous() the type of what save() was given"
+        ) from error
 
 
 def save(value: object) -> None:
@@ -157,8 +163,12 @@ def save(value: object) -> None:
         raise NotInRun("save")
     if frame.call_id is not None or frame.run.is_block:
         raise RuntimeError(
-            "save() belongs into the run's own workflow: what executes only once, as "
-            f"{frame.call_id} does, cannot save on every rerun"
+            "save() belongs into the run's own workflow: "
+            + (
+                "a Runtime.thread() block has none"
+                if frame.call_id is None
+                else f"{frame.call_id} executes once, and could not save on a rerun"
+            )
         )
 
     try:

@@ -273,6 +273,12 @@ class SQLiteStore:
         return self.path
 
     async def open(self, owner: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise StoreError(
+                f"{self.path}: SQLiteStore needs asyncio; on trio there is MemoryStore"
+            ) from None
         if self._writer is not None:
             raise StoreError(f"{self.path} is open already: a SQLiteStore serves one runtime")
         if sqlite3.sqlite_version_info < OLDEST_VERSION:
