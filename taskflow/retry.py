@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -106,6 +105,8 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         delay = self.delay_after(attempt)
         if not self.jitter:
             return delay
+
+        import random  # where it is used: it takes as long to import as half of this package
 
         return min(self.max_interval, delay * random.uniform(0.5, 1.5))
 

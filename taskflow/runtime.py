@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterable
@@ -369,7 +368,7 @@ class Runtime:
         return Claim(
             thread_id,
             run_id,
-            secrets.token_hex(8),
+            os.urandom(8).hex(),
             call.definition.name,
             call.input,
             call.fingerprint,
@@ -450,7 +449,7 @@ class _Service:
     def __init__(
         self, store: Store, max_concurrency: int, executions: dict[str, Execution]
     ) -> None:
-        self.owner = secrets.token_hex(8)
+        self.owner = os.urandom(8).hex()
         self.loop: Loop = current_loop()
         self.scheduler = Scheduler(self.loop, max_concurrency)
         self.journal = Journal(store, self.loop)

@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
-import anyio.to_process
 
 from taskflow.loops import Latch, Loop, uninterrupted
 
@@ -124,6 +123,8 @@ async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *a
 
     A cancelled call kills its process.
     """
+    import anyio.to_process  # subprocess and pickle: a tenth of the time to import taskflow
+
     work = functools.partial(_find_and_call, fn, module, qualname)
     limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
     return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
