@@ -9,7 +9,8 @@ Where things are; imports only point down:
     attempts, runs, definitions          one call, one run, one decorated function
     journal, scheduler, workers, cache   group commit; slots and threads; shared results
     codec, failures, identity, stores    bytes, ids, rows
-    errors, retry, records, loops        the words that everything is said in
+    errors, retry, records               the words that everything is said in
+    promises, cancellation, loops        waking up, giving up, and what asyncio and trio do
 """
 
 from taskflow.cache import CachePolicy

@@ -15,9 +15,10 @@ import anyio
 from msgspec import Struct
 
 from taskflow import failures
+from taskflow.cancellation import notice_cancellation
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
-from taskflow.loops import Loop, notice_cancellation
+from taskflow.loops import Loop
 from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs import FRAME, REMOTE, Frame, current

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from taskflow.loops import Latch
+from taskflow.promises import Latch
 from taskflow.records import CacheEntry
 from taskflow.retry import seconds
 from taskflow.stores.base import Store

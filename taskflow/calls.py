@@ -22,8 +22,8 @@ from taskflow.attempts import Outcome, attempt_all
 from taskflow.codec import decode_plain, encode_plain
 from taskflow.definitions import Definition
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
-from taskflow.identity import canonical_arguments
-from taskflow.loops import Promise
+from taskflow.identity import can_change, canonical_arguments
+from taskflow.promises import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FRAME, Frame, Repeat, Tally
 
@@ -333,6 +333,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         failed = outcome.failure is not None
         if failed and tally is not None:
             tally.failed.append(self.id)
+        if self._has_changed_arguments():
+            frame.run.note_changed_arguments(self.definition.name)
         checkpoint = frame.run.checkpoint(
             self.id,
             frame.call_id,
@@ -346,6 +348,17 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         # Equal calls wait until a shared result can be found.
         durability = self.definition.durability if cached is None else "sync"
         return frame.run.put(checkpoint, frame, durability, cached, None if failed else tally)
+
+    def _has_changed_arguments(self) -> bool:
+        """Whether an argument is not any more what the call's identity was taken from."""
+        canonical = self._identity[3]
+        if canonical is None or not any(map(can_change, (*self.args, *self.kwargs.values()))):
+            return False
+        try:
+            arguments = self.definition.binder.bind(self.args, self.kwargs)
+            return canonical_arguments(arguments, self.definition.name)[0] != canonical
+        except SerializationError:
+            return True
 
     def _cache_key(self) -> str:
         definition = self.definition

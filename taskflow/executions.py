@@ -12,6 +12,7 @@ import anyio
 
 from taskflow import failures
 from taskflow.attempts import attempt_all
+from taskflow.cancellation import Interruptible
 from taskflow.errors import (
     RunCancelled,
     RunUnfinished,
@@ -20,7 +21,7 @@ from taskflow.errors import (
     ThreadBusy,
 )
 from taskflow.journal import Journal
-from taskflow.loops import Interruptible, Latch, uninterrupted
+from taskflow.promises import Latch, uninterrupted
 from taskflow.records import Claim, Claimed, Finish, RunStatus
 from taskflow.runs import FRAME, Run, again
 from taskflow.workflows import Workflow

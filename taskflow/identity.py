@@ -21,6 +21,7 @@ from taskflow.errors import SerializationError
 __all__ = (
     "MAX_ID_BYTES",
     "Binder",
+    "can_change",
     "canonical_arguments",
     "check_exact",
     "check_id",
@@ -171,6 +172,11 @@ def canonical_arguments(
             except Exception as cause:
                 raise _unfit(name, parameter, value, cause) from cause
         raise _unfit(name, "*", arguments, error) from error
+
+
+def can_change(value: object) -> bool:
+    """Whether an argument is more than one immutable value."""
+    return type(value) not in SCALARS
 
 
 def _types_of_members(several: Any) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import Final
 import anyio
 
 from taskflow.errors import LeaseLost, RunCancelled, StoreError
-from taskflow.loops import Latch, Loop, Promise, uninterrupted
+from taskflow.loops import Loop
+from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
     Batch,
     CacheEntry,

@@ -10,8 +10,9 @@ import anyio
 
 from taskflow import failures
 from taskflow.calls import Call, Identity, RecordedCall, check_same_run, identify
+from taskflow.cancellation import Group
 from taskflow.definitions import Definition
-from taskflow.loops import Group, Latch
+from taskflow.promises import Latch
 from taskflow.records import RESULT
 from taskflow.runs import Frame
 

@@ -31,7 +31,7 @@ from taskflow.errors import (
 )
 from taskflow.identity import idempotency_key, run_digest
 from taskflow.journal import Journal
-from taskflow.loops import Latch, Promise, uninterrupted
+from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
     ERROR,
     CacheEntry,
@@ -345,6 +345,17 @@ class Run:
             f"{len(strays)} calls were left executing on thread {self.thread_id!r} when {ended} "
             f"ended, and were cancelled ({names}): await them, or start them in a task group"
         )
+
+    def note_changed_arguments(self, name: str) -> None:
+        """Say, once for each task, that a body changes what a rerun would find unchanged."""
+        if (changed := f"{name} changes") not in self._warned:
+            self._warned.add(changed)
+            self._noted.append(
+                f"an argument of {name}() on thread {self.thread_id!r} is not what it was when the "
+                f"call was made: a rerun that answers {name} from its record will not see that "
+                "change, and may call other tasks than this run did; return what changes, and "
+                "leave the arguments alone"
+            )
 
     def warn_of_twins(self, name: str) -> None:
         """Say, once for each task, that equal calls are in flight at the same time."""

@@ -27,7 +27,8 @@ from taskflow.errors import (
 from taskflow.executions import Execution, RunHandle
 from taskflow.identity import check_id
 from taskflow.journal import Journal
-from taskflow.loops import Latch, Loop, current_loop, uninterrupted
+from taskflow.loops import Loop, current_loop
+from taskflow.promises import Latch, uninterrupted
 from taskflow.records import (
     RESULT,
     CheckpointRow,

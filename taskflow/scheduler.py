@@ -7,7 +7,8 @@ from collections import OrderedDict
 
 import anyio
 
-from taskflow.loops import Loop, Promise
+from taskflow.loops import Loop
+from taskflow.promises import Promise
 from taskflow.workers import WorkerThreads
 
 __all__ = ("Scheduler", "Slots")

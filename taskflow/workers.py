@@ -18,7 +18,8 @@ from typing import Any
 import anyio
 import anyio.from_thread
 
-from taskflow.loops import Latch, Loop, uninterrupted
+from taskflow.loops import Loop
+from taskflow.promises import Latch, uninterrupted
 
 __all__ = ("WorkerThreads", "call_in_process")
 

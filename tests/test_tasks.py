@@ -967,3 +967,24 @@ def _stay(path: str) -> None:
         file.write(str(os.getpid()))
     while True:
         pass
+
+
+async def test_a_body_that_changes_its_argument_is_told(runtime: Runtime) -> None:
+    """A rerun would not see the change, and ask for other calls than the first run did."""
+
+    @task
+    async def enrich(order: dict[str, int]) -> None:
+        order["total"] = 5
+
+    @task
+    async def store(order: dict[str, int]) -> int:
+        return order["total"]
+
+    @workflow
+    async def fulfil() -> int:
+        order = {"items": 2}
+        await enrich(order)
+        return await store(order)
+
+    with pytest.warns(RuntimeWarning, match=r"argument of enrich\(\) .* return what changes"):
+        assert await runtime.run(fulfil(), thread_id="thread") == 5

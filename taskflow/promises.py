@@ -1,0 +1,128 @@
+"""One-shot wake-ups: `Promise` for one waiter, `Latch` for any number of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+from typing import Any, Protocol
+
+import anyio
+
+__all__ = ("Latch", "Promise", "TrioPromise", "new_promise", "uninterrupted")
+
+
+class Promise(Protocol):
+    """A wake-up that happens once: awaiting it returns, or raises what it was given."""
+
+    def set_result(self, result: None, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+    def done(self) -> bool: ...
+    def __await__(self) -> Generator[Any, Any, None]: ...
+
+
+class Latch:
+    """A promise that any number of waiters may await, each cancelled without harm to the others.
+
+    Unlike an event of anyio it may be made where no loop runs, and costs next to nothing until
+    somebody waits (0.2 µs against 3).
+    """
+
+    __slots__ = ("_error", "_is_done", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_done = False
+        self._error: BaseException | None = None
+        self._waiters: list[Promise] = []
+
+    def set_result(self, result: None = None, /) -> None:
+        self._is_done = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._error = exception
+        self.set_result()
+
+    def done(self) -> bool:
+        return self._is_done
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it was broken with."""
+        return self._error
+
+    async def settled(self) -> None:
+        """Wait until it is kept or broken, whichever it is."""
+        if not self._is_done:
+            waiter = new_promise()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if not self._is_done:
+                    self._waiters.remove(waiter)
+
+    async def wait(self) -> None:
+        """Wait until it is kept; raise what it was broken with."""
+        await self.settled()
+        if self._error is not None:
+            raise self._error
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.wait().__await__()
+
+
+class TrioPromise:
+    """A promise on trio."""
+
+    __slots__ = ("_error", "_event")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._error: BaseException | None = None
+
+    def set_result(self, result: None, /) -> None:
+        self._event.set()
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._error = exception
+        self._event.set()
+
+    def done(self) -> bool:
+        return self._event.is_set()
+
+    async def _wait(self) -> None:
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._wait().__await__()
+
+
+def new_promise() -> Promise:
+    """A promise for one waiter, on the loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop().create_future()
+    except RuntimeError:
+        return TrioPromise()
+
+
+async def uninterrupted(latch: Latch) -> None:
+    """Wait for ``latch`` though the waiter is cancelled, natively or by a scope; then raise that.
+
+    A shield stops the scopes of anyio and trio. It does not stop asyncio's own ``task.cancel()``,
+    which is caught here, once for each time.
+    """
+    try:
+        await latch.settled()
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            while not latch.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await latch.settled()
+        raise
+    await latch
