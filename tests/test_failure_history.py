@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pickle
 import subprocess
 import sys
 import traceback
@@ -1195,3 +1196,21 @@ def _holds(error: BaseException, kind: type[BaseException]) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(_holds(member, kind) for member in error.exceptions)
     return isinstance(error, kind)
+
+
+async def test_an_exception_that_left_its_run_can_be_pickled(runtime: Runtime) -> None:
+    """It holds nothing of the runtime, and carries no marks of ours."""
+
+    @task
+    async def fail() -> None:
+        raise ValueError("x", 1)
+
+    @workflow
+    async def flow() -> None:
+        await fail()
+
+    with pytest.raises(ValueError, match="x") as caught:
+        await runtime.run(flow(), thread_id="thread")
+
+    assert pickle.loads(pickle.dumps(caught.value)).args == ("x", 1)
+    assert vars(caught.value) == {}

@@ -530,3 +530,45 @@ async def test_a_map_takes_an_iterable(runtime: Runtime) -> None:
             step.map(5)  # type: ignore[arg-type]
 
     await runtime.run(shop(), thread_id="t")
+
+
+async def test_items_that_failed_together_are_executed_again_together(
+    make_store: Callable[[], Store], anyio_backend: object
+) -> None:
+    """Whoever sees the map fail has seen all its failures: one rerun executes them all again."""
+    bodies: list[int] = []
+    is_down = True
+
+    @task
+    async def ask(item: int) -> int:
+        bodies.append(item)
+        await checkpoint()
+        if is_down:
+            raise ConnectionError(item)
+        return item
+
+    @workflow
+    async def ask_all() -> list[int]:
+        return await ask.map(range(4))
+
+    async with Runtime(make_store()) as runtime:
+        with pytest.raises(ConnectionError):
+            await runtime.run(ask_all(), thread_id="thread")
+        is_down = False
+        bodies.clear()
+
+        assert await runtime.run(ask_all(), thread_id="thread") == [0, 1, 2, 3]
+
+    assert sorted(bodies) == [0, 1, 2, 3]
+
+
+async def test_equal_items_of_a_map_are_nobody_s_mistake(runtime: Runtime) -> None:
+    """A map takes its items in order: equal ones are told apart without a warning."""
+
+    @task
+    async def ask(item: int) -> int:
+        await checkpoint()
+        return item
+
+    async with runtime.thread("thread"):
+        assert await ask.map([1, 1, 1]) == [1, 1, 1]

@@ -22,6 +22,7 @@ from taskflow import (
     RunUnfinished,
     SQLiteStore,
     Store,
+    StoreError,
     ThreadBusy,
     UnknownWorkflow,
     Workflow,
@@ -1144,3 +1145,56 @@ async def test_a_cancelled_supersede_keeps_what_previous_gives(runtime: Runtime)
         await runtime.run(turn("bad"), thread_id="t")
     result = await runtime.run(turn("two"), thread_id="t", supersede=True)
     assert result == "None one two"
+
+
+async def test_a_block_that_outlives_its_runtime_is_told(
+    make_store: Callable[[], Store], anyio_backend: object
+) -> None:
+    """Nothing can be recorded after aclose(): the next call says so, and nothing hangs."""
+
+    @task
+    async def step() -> int:
+        return 1
+
+    runtime = await Runtime(make_store()).open()
+
+    async def block() -> None:
+        async with runtime.thread("thread"):
+            await step()
+            await runtime.aclose()
+            await step()
+
+    with pytest.raises(StoreError, match="after the runtime was closed"):
+        await block()
+
+
+async def test_a_body_may_cancel_its_own_thread(runtime: Runtime) -> None:
+    """It is unwound by that, and does not wait for itself."""
+
+    @task
+    async def give_up() -> None:
+        await runtime.cancel("thread")
+
+    @workflow
+    async def flow() -> None:
+        await give_up()
+
+    with pytest.raises(RunCancelled):
+        await runtime.run(flow(), thread_id="thread")
+
+    assert (await runtime.get("thread")).status == "cancelled"
+
+
+async def test_a_block_s_thread_cannot_be_cancelled_for_good(runtime: Runtime) -> None:
+    """Its run never finishes; delete() is the way to be rid of it."""
+
+    @task
+    async def step() -> int:
+        return 1
+
+    async with runtime.thread("thread"):
+        await step()
+    with pytest.raises(RunNotFound, match="delete"):
+        await runtime.cancel("thread")
+    async with runtime.thread("thread"):
+        assert await step() == 1

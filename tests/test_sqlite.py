@@ -351,3 +351,20 @@ async def test_a_cancelled_trip_leaves_no_transaction_open(path: Path) -> None:
         async with opened(path, "other", busy_timeout=0.05) as other:
             await begin(other, "elsewhere", owner="other")
         assert not store._writer.in_transaction
+
+
+async def test_a_file_is_one_file_under_each_of_its_names(tmp_path: Path) -> None:
+    """Through a link, the owner that is alive is found alive: the thread stays busy."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "taskflow.db")
+    async with opened(tmp_path / "taskflow.db") as store:
+        await begin(store, owner="owner")
+        async with opened(tmp_path / "link.db", "other") as other:
+            with pytest.raises(ThreadBusy):
+                await begin(other, owner="other")
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_trio_is_told_which_store_to_use(tmp_path: Path) -> None:
+    """SQLite's connections live in asyncio; the error says so."""
+    with pytest.raises(StoreError, match="needs asyncio; on trio there is MemoryStore"):
+        await SQLiteStore(tmp_path / "taskflow.db").open("owner")
