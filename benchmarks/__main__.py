@@ -10,6 +10,7 @@ from typing import NamedTuple
 from benchmarks.case import ScenarioName
 from benchmarks.chart import chart
 from benchmarks.contenders import CONTENDERS, Contender, missing
+from benchmarks.figure import Figure
 from benchmarks.progress import Progress
 from benchmarks.report import report, write
 from benchmarks.scenario import SCENARIOS, scenarios
@@ -84,7 +85,12 @@ def main() -> None:
     with TemporaryDirectory(dir=given.dir or Path.cwd(), prefix="benchmarks-") as folder:
         suite = Suite(wanted, chosen(given.peer), repeat, Path(folder), given.quick)
         progress = Progress(suite.steps())
-        figures = list(suite.measure(progress.show))
+        figures: list[Figure] = []
+        was_stopped = False
+        try:
+            figures.extend(suite.measure(progress.show))
+        except KeyboardInterrupt:
+            was_stopped = True
         progress.clear()
 
     names = {one.name for one in wanted}
@@ -93,7 +99,8 @@ def main() -> None:
         show(grid)
     show(verdicts_grid(verdicts))
 
-    name = "partial" if given.scenario or given.peer else "quick" if given.quick else "full"
+    part = given.scenario or given.peer or was_stopped
+    name = "partial" if part else "quick" if given.quick else "full"
     found = report(figures, verdicts, quick=given.quick, repeat=repeat, load=load)
     write(found, given.results / f"{name}.json")
     (given.results / f"{name}.svg").write_text(chart(found), encoding="utf-8")
@@ -104,4 +111,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing was written")
+        sys.exit("\nstopped")

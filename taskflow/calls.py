@@ -22,7 +22,7 @@ from taskflow.attempts import Outcome, attempt_all
 from taskflow.codec import decode_plain, encode_plain
 from taskflow.definitions import Definition
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
-from taskflow.identity import can_change, canonical_arguments
+from taskflow.identity import are_immutable, canonical_arguments
 from taskflow.promises import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FRAME, Frame, Repeat, Tally
@@ -352,7 +352,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def _has_changed_arguments(self) -> bool:
         """Whether an argument is not any more what the call's identity was taken from."""
         canonical = self._identity[3]
-        if canonical is None or not any(map(can_change, (*self.args, *self.kwargs.values()))):
+        if canonical is None or (are_immutable(self.args) and are_immutable(self.kwargs.values())):
             return False
         try:
             arguments = self.definition.binder.bind(self.args, self.kwargs)

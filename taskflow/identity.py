@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from taskflow.errors import SerializationError
 __all__ = (
     "MAX_ID_BYTES",
     "Binder",
-    "can_change",
+    "are_immutable",
     "canonical_arguments",
     "check_exact",
     "check_id",
@@ -174,9 +174,9 @@ def canonical_arguments(
         raise _unfit(name, "*", arguments, error) from error
 
 
-def can_change(value: object) -> bool:
-    """Whether an argument is more than one immutable value."""
-    return type(value) not in SCALARS
+def are_immutable(arguments: Iterable[object]) -> bool:
+    """Whether no body could change any of them."""
+    return SCALARS.issuperset(map(type, arguments))
 
 
 def _types_of_members(several: Any) -> dict[str, str]:
