@@ -350,11 +350,13 @@ class Run:
         """Say, once for each task, that a body changes what a rerun would find unchanged."""
         if (changed := f"{name} changes") not in self._warned:
             self._warned.add(changed)
-            self._noted.append(
-                f"an argument of {name}() on thread {self.thread_id!r} is not what it was when the "
-                f"call was made: a rerun that answers {name} from its record will not see that "
-                "change, and may call other tasks than this run did; return what changes, and "
-                "leave the arguments alone"
+            logger.warning(
+                "an argument of %s() on thread %r is not what it was when the call was made: a "
+                "rerun that answers %s from its record will not see that change, and may call "
+                "other tasks than this run did; return what changes, and leave the arguments alone",
+                name,
+                self.thread_id,
+                name,
             )
 
     def warn_of_twins(self, name: str) -> None:

@@ -969,7 +969,9 @@ def _stay(path: str) -> None:
         pass
 
 
-async def test_a_body_that_changes_its_argument_is_told(runtime: Runtime) -> None:
+async def test_a_body_that_changes_its_argument_is_told(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rerun would not see the change, and ask for other calls than the first run did."""
 
     @task
@@ -986,5 +988,7 @@ async def test_a_body_that_changes_its_argument_is_told(runtime: Runtime) -> Non
         await enrich(order)
         return await store(order)
 
-    with pytest.warns(RuntimeWarning, match=r"argument of enrich\(\) .* return what changes"):
-        assert await runtime.run(fulfil(), thread_id="thread") == 5
+    assert await runtime.run(fulfil(), thread_id="thread") == 5
+
+    (told,) = caplog.messages
+    assert told.startswith("an argument of enrich() on thread 'thread'")
