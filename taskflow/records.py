@@ -1,12 +1,17 @@
 """The frozen structs that name what is kept: rows of the store, and what ``Runtime`` shows of them.
 
 `Checkpoint` and `RunRow` are the rows themselves, bytes and all. `RunRecord` and `TaskRecord` are
-what ``Runtime.get``, ``runs`` and ``tasks`` return. `Claim`, `Finish` and `Unrecord` are the three
-other things that a commit can carry.
+what ``Runtime.get``, ``runs`` and ``tasks`` return. `Claim`, `Finish`, `Unrecord` and `Signal` are
+the other things that a commit can carry.
+
+The checkpoint table holds five kinds of rows: the ``result`` or ``error`` of a call; the ``emit``
+of a value; the deadline of a ``wait``, from its first call on; and a ``signal`` that was sent to a
+run. The call that takes a signal names it in its own row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 from zlib import crc32
@@ -32,8 +37,12 @@ __all__ = (
     "RunRecord",
     "RunRow",
     "RunStatus",
+    "Sent",
+    "Signal",
+    "SignalRow",
     "TaskRecord",
     "Unrecord",
+    "Wait",
     "checkpoint_checksum",
     "run_checksum",
 )
@@ -42,6 +51,10 @@ Durability: TypeAlias = Literal["sync", "async", "exit"]
 
 RESULT = "result"
 ERROR = "error"
+EMIT = "emit"
+WAIT = "wait"
+SIGNAL = "signal"
+OUTCOMES = (RESULT, ERROR)
 
 
 class RunStatus(StrEnum):
@@ -72,13 +85,14 @@ class Checkpoint(Struct, frozen=True):
     task_id: str
     parent_id: str | None  # the task id of the call that made it; None: the run's own body
     name: str
-    kind: str  # "result" or "error"
+    kind: str  # "result" or "error" (or another one of those above)
     payload: bytes  # JSON of the value, or of the Failure
     arguments: str | None  # JSON, capped
     attempts: int  # how many; 0: answered from the cache
     started: float  # wall clock, seconds since the epoch
     finished: float
     checksum: int
+    signal: str | None = None  # the id of the signal that it has taken
 
 
 class Recorded(Struct, frozen=True):
@@ -90,6 +104,50 @@ class Recorded(Struct, frozen=True):
     kind: str
     payload: bytes
     checksum: int
+
+
+class Signal(Struct, frozen=True):
+    """A value for a thread's unfinished run, as it is sent."""
+
+    thread_id: str
+    task_id: str  # of its row: the same id is one signal, however often it is sent
+    name: str
+    payload: bytes
+    now: float
+
+
+class Sent(Struct, frozen=True):
+    """What sending a signal came to."""
+
+    run_id: str
+    workflow: str
+    sequence: int
+    previous: int  # sequence of the signal before it in the same run, or 0
+    is_new: bool  # else it had been sent before
+
+
+class SignalRow(Struct, frozen=True):
+    """A signal that nobody has taken yet."""
+
+    sequence: int
+    task_id: str
+    name: str
+    payload: bytes
+    sent: float  # wall clock, seconds since the epoch
+    checksum: int
+
+
+class Wait(Struct, frozen=True):
+    """What an idle run waits for: one open `receive`, or one timer."""
+
+    kind: Literal["signal", "timer"]
+    name: str  # of the signal; "sleep" for a timer
+    task_id: str
+    since: float  # wall clock, seconds since the epoch
+    deadline: float | None = None  # the same; None: it waits for as long as it takes
+    prompt: Any = None
+    type: str | None = None  # of the value, as it is written
+    schema: dict[str, Any] | None = None  # of the value, as JSON Schema
 
 
 class CacheEntry(Struct, frozen=True):
@@ -122,6 +180,10 @@ class RunRow(Struct, frozen=True):
     started: float
     finished: float | None
     checksum: int
+    waits: bytes | None = None  # JSON of what it waits for while it is paused
+    due: float | None = None  # when it is to be continued by whoever recovers; 0: at once
+    takeovers: int = 0  # how often it was taken from owners that died, without any progress
+    mark: int = 0  # the sequence of its latest checkpoint at the latest take-over
 
     @property
     def key(self) -> RunKey:
@@ -152,7 +214,9 @@ class RunRow(Struct, frozen=True):
         return self
 
     def _expected_checksum(self) -> int:
-        return outcome_checksum(self.key, self.status, self.result, self.error, self.saved)
+        return outcome_checksum(
+            self.key, self.status, self.result, self.error, self.saved, self.waits
+        )
 
 
 class CheckpointRow(Struct, frozen=True):
@@ -175,6 +239,8 @@ class Claim(Struct, frozen=True):
     owner: str
     now: float
     supersede: bool = False
+    epoch: int | None = None  # only if nobody has claimed it since
+    takes_over: bool = False  # nobody asked for it: its owner has died
 
     def new_row(self, number: int, sequence: int) -> RunRow:
         """The run that this claim begins."""
@@ -206,6 +272,8 @@ class Claimed(Struct, frozen=True):
     previous: bytes | None  # what the latest successful run before this one saved
     is_new: bool = False
     is_answer: bool = False  # the run has succeeded already: nothing was claimed
+    signals: Sequence[SignalRow] = ()  # those that wait in a run that is continued
+    last_signal: int = 0  # sequence of the latest signal in it, taken or not
 
 
 class Finish(Struct, frozen=True):
@@ -218,11 +286,16 @@ class Finish(Struct, frozen=True):
     error: bytes | None = None
     saved: bytes | None = None
     unrecord: tuple[str, ...] = ()  # failures that ended it: the next run executes these again
+    waits: bytes | None = None  # of a pause
+    due: float | None = None
+    last_signal: int = 0  # a pause that does not know of a later one is due at once
 
     @property
     def checksum(self) -> int:
         """The run's checksum from here on."""
-        return outcome_checksum(self.key, self.status, self.result, self.error, self.saved)
+        return outcome_checksum(
+            self.key, self.status, self.result, self.error, self.saved, self.waits
+        )
 
 
 class Unrecord(Struct, frozen=True):
@@ -240,6 +313,7 @@ class Batch(Struct):
     unrecords: list[Unrecord]
     finishes: list[Finish]
     claims: list[Claim]
+    signals: list[Signal] = []
 
 
 class Committed(Struct):
@@ -247,6 +321,8 @@ class Committed(Struct):
 
     refused: dict[tuple[int, int], str]  # (number, epoch) -> the run's status now
     claims: list[Claimed | Exception]
+    signals: list[Sent | Exception] = []
+    sequences: Sequence[int] = ()  # of the checkpoints; 0 where one was refused
 
 
 class CurrentCall(Struct, frozen=True):
@@ -285,6 +361,7 @@ class RunRecord(Struct, frozen=True):
     created: float  # wall clock, seconds since the epoch
     started: float  # when it was last begun or continued
     finished: float | None
+    waits: list[Wait] = []  # while it is paused: what for
 
 
 class TaskRecord(Struct, frozen=True):
@@ -306,14 +383,24 @@ class TaskRecord(Struct, frozen=True):
 
 def checkpoint_checksum(seed: int, task_id: str, kind: str, payload: bytes) -> int:
     """CRC-32 over all that a replay depends on; ``seed`` is `run_checksum` of thread and run."""
-    return crc32(payload, crc32(task_id.encode(), seed if kind == RESULT else ~seed & 0xFFFFFFFF))
+    if kind == ERROR:
+        seed = ~seed & 0xFFFFFFFF
+    elif kind != RESULT:
+        seed = crc32(kind.encode(), seed)
+    return crc32(payload, crc32(task_id.encode(), seed))
 
 
 def outcome_checksum(
-    key: RunKey, status: str, result: bytes | None, error: bytes | None, saved: bytes | None
+    key: RunKey,
+    status: str,
+    result: bytes | None,
+    error: bytes | None,
+    saved: bytes | None,
+    waits: bytes | None = None,
 ) -> int:
     """CRC-32 over a whole row of the run table, but for its owner and times."""
-    return run_checksum(key.seed, status, result, error, saved)
+    waiting = () if waits is None else (waits,)
+    return run_checksum(key.seed, status, result, error, saved, *waiting)
 
 
 def run_checksum(*parts: str | int | bytes | None) -> int:

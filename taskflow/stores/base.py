@@ -8,14 +8,19 @@ What a store promises:
 - ``commit`` is atomic and durable: when it returns, everything in the batch that was not refused
   would survive what the store's documentation says it survives; when it raises, nothing of the
   batch was written.
-- The batch is applied in the order checkpoints and cache entries, unrecords, finishes, claims.
+- The batch is applied in the order checkpoints and cache entries, unrecords, finishes, claims,
+  signals.
 - Every checkpoint, unrecord and finish carries its run's number and epoch. Where the run's epoch
   has moved on, or it is not running any more, that write, and only that, is refused:
   ``Committed.refused`` names the run.
 - A claim never waits. Who may have what is decided by `decide` alone; a claim that is turned down
   is answered by the exception, and hurts no other part of the batch.
-- ``(thread_id, run_id)``, ``(thread_id, sequence)`` and ``(thread_id, task_id)`` are unique, and at
-  most one run of a thread is unfinished.
+- ``(thread_id, run_id)``, ``(thread_id, sequence)``, ``(thread_id, task_id)`` and, where a call has
+  taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is unfinished.
+- A signal goes to its thread's unfinished run, and is RunNotFound where there is none. One whose id
+  is on the thread already is not written again. A paused run that gets one is due at once; so is a
+  run that pauses without knowing its latest signal.
+- Whatever drops a call drops the deadline that was recorded for it (`wait_id`) too.
 - An owner is *gone* when its lease has run out, when it was closed, or when the store can tell that
   its process has died. From ``open`` to ``close`` the store renews its lease by itself, from
   outside the event loop.
@@ -31,19 +36,36 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from msgspec import structs
+
 from taskflow.errors import HistoryMismatch, RunCancelled, RunUnfinished, ThreadBusy
 from taskflow.records import (
+    SIGNAL,
     Batch,
     CacheEntry,
+    Checkpoint,
     CheckpointRow,
     Claim,
     Committed,
     Recorded,
     RunRow,
     RunStatus,
+    Signal,
+    SignalRow,
+    checkpoint_checksum,
+    run_checksum,
 )
 
-__all__ = ("BLOCK_RUN_ID", "Store", "decide")
+__all__ = (
+    "BLOCK_RUN_ID",
+    "Store",
+    "cancelled",
+    "continued",
+    "decide",
+    "reopened",
+    "signal_row",
+    "wait_id",
+)
 
 # The run that ``Runtime.thread()`` blocks record into: no caller can choose this id.
 BLOCK_RUN_ID = ""
@@ -73,7 +95,31 @@ class Store(Protocol):
         ...
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
-        """At most ``limit`` checkpoints of a run with a sequence above ``after``, in that order."""
+        """At most ``limit`` checkpoints of a run with a sequence above ``after``, in that order.
+
+        Signals are not among them.
+        """
+        ...
+
+    async def signals(self, thread_id: str, run_id: str, after: int) -> Sequence[SignalRow]:
+        """A run's signals with a sequence above ``after`` that no call has taken, in that order."""
+        ...
+
+    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
+        """The threads that were sent signals above ``after``, and the latest of these.
+
+        Without ``after``: none, and the latest signal of all.
+        """
+        ...
+
+    async def recoverable(
+        self, now: float, workflows: Sequence[str], limit: int
+    ) -> Sequence[RunRow]:
+        """Runs of these workflows that are due, or whose owner is gone: the most urgent first."""
+        ...
+
+    async def unknown_workflows(self, now: float, workflows: Sequence[str]) -> Sequence[str]:
+        """The names of other workflows that have such runs (not the one of blocks)."""
         ...
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
@@ -86,8 +132,13 @@ class Store(Protocol):
         """Runs with a number below ``before``, newest first."""
         ...
 
-    async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
-        """Everything recorded on a thread, or in one of its runs, in commit order."""
+    async def checkpoints(
+        self, thread_id: str, run_id: str | None, after: int = 0, limit: int | None = None
+    ) -> Sequence[CheckpointRow]:
+        """Rows of every kind on a thread, or in one of its runs, in commit order.
+
+        Those with a sequence above ``after``, and at most ``limit`` of them.
+        """
         ...
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
@@ -130,6 +181,12 @@ def decide(
     """
     thread_id = claim.thread_id
     if known is not None:
+        if claim.epoch not in (None, known.epoch) and known.status != RunStatus.SUCCESS:
+            raise ThreadBusy(
+                thread_id,
+                f"run {known.run_id!r} was claimed by somebody else meanwhile",
+                same_run=True,
+            )
         if known.status == RunStatus.CANCELLED:
             raise RunCancelled(thread_id, known.run_id)
         if known.fingerprint != claim.fingerprint:
@@ -183,3 +240,74 @@ def _check_free(
             f"runtime {row.owner}",
             same_run=same_run,
         )
+
+
+def continued(row: RunRow, claim: Claim, latest_checkpoint: Callable[[], int]) -> RunRow:
+    """A run that ``claim`` continues.
+
+    ``latest_checkpoint`` tells the sequence of the last row that the run itself has recorded: a
+    take-over that finds it where the one before did has found no progress.
+    """
+    takeovers, mark = 0, row.mark
+    if claim.takes_over:
+        mark = latest_checkpoint()
+        takeovers = row.takeovers + 1 if row.takeovers and mark == row.mark else 1
+    return structs.replace(
+        row,
+        status=RunStatus.RUNNING,
+        error=None,
+        saved=None,
+        owner=claim.owner,
+        epoch=row.epoch + 1,
+        started=claim.now,
+        finished=None,
+        waits=None,
+        due=None,
+        takeovers=takeovers,
+        mark=mark,
+    ).sealed()
+
+
+def cancelled(row: RunRow, now: float) -> RunRow:
+    """A run that is ended for good."""
+    return structs.replace(
+        row,
+        status=RunStatus.CANCELLED,
+        owner=None,
+        epoch=row.epoch + 1,
+        finished=now,
+        waits=None,
+        due=None,
+    ).sealed()
+
+
+def reopened(row: RunRow) -> RunRow:
+    """A run that had succeeded, and of which something was forgotten or replaced."""
+    return structs.replace(
+        row, status=RunStatus.RUNNING, result=None, saved=None, finished=None
+    ).sealed()
+
+
+def signal_row(signal: Signal, run: RunRow) -> Checkpoint:
+    """The row of a signal in the run that it goes to."""
+    return Checkpoint(
+        run.number,
+        run.epoch,
+        signal.task_id,
+        None,
+        signal.name,
+        SIGNAL,
+        signal.payload,
+        None,
+        0,
+        signal.now,
+        signal.now,
+        checkpoint_checksum(
+            run_checksum(run.thread_id, run.run_id), signal.task_id, SIGNAL, signal.payload
+        ),
+    )
+
+
+def wait_id(task_id: str) -> str:
+    """The id of the row that holds a call's deadline; no call can have it."""
+    return f"{task_id}@"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 
 from msgspec import structs
 
-from taskflow.errors import StoreError, TaskflowError, ThreadBusy
+from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy
 from taskflow.records import (
+    SIGNAL,
     Batch,
     CacheEntry,
     Checkpoint,
@@ -22,8 +24,11 @@ from taskflow.records import (
     RunKey,
     RunRow,
     RunStatus,
+    Sent,
+    Signal,
+    SignalRow,
 )
-from taskflow.stores.base import decide
+from taskflow.stores.base import cancelled, continued, decide, reopened, signal_row, wait_id
 
 __all__ = ("MemoryStore",)
 
@@ -43,6 +48,9 @@ class MemoryStore:
         self._runs: dict[int, RunRow] = {}
         self._threads: dict[str, list[int]] = {}  # run numbers, oldest first
         self._checkpoints: dict[str, dict[str, CheckpointRow]] = {}  # by thread id, by task id
+        self._taken: set[tuple[str, str]] = set()  # signals, by thread id and id
+        self._sent: list[tuple[int, str]] = []  # every signal's sequence and thread id
+        self._sent_to: dict[tuple[str, str], dict[str, int]] = {}  # by thread and run
         self._cache: dict[tuple[str, str], CacheEntry] = {}
         self._numbers = count(1)
         self._sequences = count(1)
@@ -57,16 +65,22 @@ class MemoryStore:
         with self._lock:
             refused: dict[tuple[int, int], str] = {}
             self._check_new(batch.checkpoints)
+            sequences: list[int] = []
             for checkpoint in batch.checkpoints:
-                if row := self._fenced(checkpoint.number, checkpoint.epoch, refused):
-                    self._insert(row, checkpoint)
+                row = self._fenced(checkpoint.number, checkpoint.epoch, refused)
+                sequences.append(0 if row is None else self._insert(row, checkpoint))
             for entry in batch.cached:
                 self._cache[entry.task_name, entry.key] = entry
             for unrecord in batch.unrecords:
                 self._unrecord(unrecord.key, unrecord.task_ids, refused)
             for finish in batch.finishes:
                 self._finish(finish, refused)
-            return Committed(refused, [self._claim(claim) for claim in batch.claims])
+            return Committed(
+                refused,
+                [self._claim(claim) for claim in batch.claims],
+                [self._send(signal) for signal in batch.signals],
+                sequences,
+            )
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
         with self._lock:
@@ -80,9 +94,35 @@ class MemoryStore:
                     row.checkpoint.checksum,
                 )
                 for row in self._checkpoints.get(run.thread_id, {}).values()
-                if row.run_id == run.run_id and row.sequence > after
+                if row.run_id == run.run_id
+                and row.sequence > after
+                and row.checkpoint.kind != SIGNAL
             ]
             return rows[:limit]
+
+    async def signals(self, thread_id: str, run_id: str, after: int) -> Sequence[SignalRow]:
+        with self._lock:
+            return self._signals(thread_id, run_id, after)
+
+    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
+        with self._lock:
+            latest = self._sent[-1][0] if self._sent else 0
+            if after is None:
+                return latest, []
+            fresh = self._sent[bisect_right(self._sent, (after, chr(0x10FFFF))) :]
+            return max(latest, after), list(dict.fromkeys(thread_id for _, thread_id in fresh))
+
+    async def recoverable(
+        self, now: float, workflows: Sequence[str], limit: int
+    ) -> Sequence[RunRow]:
+        with self._lock:
+            rows = [row for row in self._recoverable(now) if row.workflow in workflows]
+            return sorted(rows, key=lambda row: row.due or 0)[:limit]
+
+    async def unknown_workflows(self, now: float, workflows: Sequence[str]) -> Sequence[str]:
+        with self._lock:
+            names = {row.workflow for row in self._recoverable(now)}
+            return sorted(names - set(workflows) - {""})
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
         with self._lock:
@@ -101,10 +141,13 @@ class MemoryStore:
             ]
             return found[::-1][:limit]
 
-    async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
+    async def checkpoints(
+        self, thread_id: str, run_id: str | None, after: int = 0, limit: int | None = None
+    ) -> Sequence[CheckpointRow]:
         with self._lock:
             rows = self._checkpoints.get(thread_id, {}).values()
-            return [row for row in rows if run_id in (None, row.run_id)]
+            found = (row for row in rows if run_id in (None, row.run_id) and row.sequence > after)
+            return list(islice(found, limit))
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         found = [self._cache.get((task_name, key)) for key in keys]
@@ -129,23 +172,17 @@ class MemoryStore:
             run = self._find(thread_id, row.run_id)
             latest = self._find(thread_id, None)
             next_id: str | None = task_id
-            while next_id is not None and (found := rows.pop(next_id, None)):
+            while next_id is not None and (found := self._drop(thread_id, next_id)):
                 next_id = found.checkpoint.parent_id
             if run and run is latest and run.status == RunStatus.SUCCESS:
-                self._put(run, status=RunStatus.RUNNING, result=None, saved=None, finished=None)
+                self._keep(reopened(run))
             return True
 
     async def cancel(self, thread_id: str, now: float) -> RunRow | None:
         with self._lock:
             row = self._find(thread_id, None)
             if row is not None and not row.is_final:
-                self._put(
-                    row,
-                    status=RunStatus.CANCELLED,
-                    owner=None,
-                    epoch=row.epoch + 1,
-                    finished=now,
-                )
+                self._keep(cancelled(row, now))
             return row
 
     async def delete(self, thread_id: str, owner: str) -> bool:
@@ -155,6 +192,10 @@ class MemoryStore:
             for number in numbers:
                 del self._runs[number]
             self._checkpoints.pop(thread_id, None)
+            self._taken = {each for each in self._taken if each[0] != thread_id}
+            self._sent = [each for each in self._sent if each[1] != thread_id]
+            for key in [each for each in self._sent_to if each[0] == thread_id]:
+                del self._sent_to[key]
             return bool(numbers)
 
     def _find(self, thread_id: str, run_id: str | None) -> RunRow | None:
@@ -163,10 +204,65 @@ class MemoryStore:
             rows = [row for row in rows if row.run_id == run_id]
         return rows[-1] if rows else None
 
-    def _put(self, row: RunRow, **changes: object) -> RunRow:
-        changed = structs.replace(row, **changes).sealed()
-        self._runs[row.number] = changed
-        return changed
+    def _keep(self, row: RunRow) -> RunRow:
+        self._runs[row.number] = row
+        return row
+
+    def _drop(self, thread_id: str, task_id: str) -> CheckpointRow | None:
+        rows = self._checkpoints.get(thread_id, {})
+        rows.pop(wait_id(task_id), None)
+        row = rows.pop(task_id, None)
+        if row is not None and row.checkpoint.signal is not None:
+            self._taken.discard((thread_id, row.checkpoint.signal))
+        if row is not None and row.checkpoint.kind == SIGNAL:
+            del self._sent_to[thread_id, row.run_id][task_id]
+        return row
+
+    def _signals(self, thread_id: str, run_id: str, after: int) -> list[SignalRow]:
+        return [
+            SignalRow(
+                sequence,
+                task_id,
+                row.checkpoint.name,
+                row.checkpoint.payload,
+                row.checkpoint.finished,
+                row.checkpoint.checksum,
+            )
+            for task_id, sequence in self._sent_to.get((thread_id, run_id), {}).items()
+            if sequence > after and (thread_id, task_id) not in self._taken
+            for row in (self._checkpoints[thread_id][task_id],)
+        ]
+
+    def _latest_signal(self, thread_id: str, run_id: str) -> int:
+        sequences = self._sent_to.get((thread_id, run_id), {})
+        return next(reversed(sequences.values()), 0)
+
+    def _recoverable(self, now: float) -> list[RunRow]:
+        return [
+            row
+            for row in self._runs.values()
+            if not row.is_final
+            and (
+                (row.due is not None and row.due <= now and row.owner is None)
+                or (row.owner is not None and self._is_gone(row.owner))
+            )
+        ]
+
+    def _send(self, signal: Signal) -> Sent | Exception:
+        thread_id = signal.thread_id
+        known = self._checkpoints.get(thread_id, {}).get(signal.task_id)
+        run = self._find(thread_id, known.run_id if known else None)
+        if run is None or (run.is_final and known is None):
+            return RunNotFound(thread_id, "unfinished run")
+        if known is not None:
+            return Sent(run.run_id, run.workflow, known.sequence, 0, False)
+        previous = self._latest_signal(thread_id, run.run_id)
+        sequence = self._insert(run, signal_row(signal, run))
+        self._sent.append((sequence, thread_id))
+        self._sent_to.setdefault((thread_id, run.run_id), {})[signal.task_id] = sequence
+        if run.status == RunStatus.PAUSED:
+            self._keep(structs.replace(run, due=0.0))
+        return Sent(run.run_id, run.workflow, sequence, previous, True)
 
     def _is_gone(self, owner: str) -> bool:
         return owner not in self._owners
@@ -192,15 +288,26 @@ class MemoryStore:
             if row is None or row.epoch != checkpoint.epoch:
                 continue
             key = row.thread_id, checkpoint.task_id
-            if key in fresh or key[1] in self._checkpoints.get(key[0], {}):
+            taken = checkpoint.signal and (row.thread_id, checkpoint.signal)
+            if (
+                key in fresh
+                or taken in fresh
+                or taken in self._taken
+                or key[1] in self._checkpoints.get(key[0], {})
+            ):
                 error = StoreError(f"{checkpoint.task_id} is recorded on {row.thread_id!r} already")
                 error.row_at_fault = True
                 raise error
             fresh.add(key)
+            if taken:
+                fresh.add(taken)
 
-    def _insert(self, run: RunRow, checkpoint: Checkpoint) -> None:
+    def _insert(self, run: RunRow, checkpoint: Checkpoint) -> int:
         row = CheckpointRow(next(self._sequences), run.run_id, checkpoint)
         self._checkpoints.setdefault(run.thread_id, {})[checkpoint.task_id] = row
+        if checkpoint.signal is not None:
+            self._taken.add((run.thread_id, checkpoint.signal))
+        return row.sequence
 
     def _unrecord(
         self, key: RunKey, task_ids: Sequence[str], refused: dict[tuple[int, int], str]
@@ -208,13 +315,19 @@ class MemoryStore:
         row = self._fenced(key.number, key.epoch, refused)
         if row is not None:
             for task_id in task_ids:
-                self._checkpoints.get(key.thread_id, {}).pop(task_id, None)
+                self._drop(key.thread_id, task_id)
         return row
 
     def _finish(self, finish: Finish, refused: dict[tuple[int, int], str]) -> None:
         row = self._unrecord(finish.key, finish.unrecord, refused)
-        if row is not None:
-            self._put(
+        if row is None:
+            return
+        due = finish.due
+        is_paused = finish.status == RunStatus.PAUSED
+        if is_paused and self._latest_signal(row.thread_id, row.run_id) > finish.last_signal:
+            due = 0.0
+        self._keep(
+            structs.replace(
                 row,
                 status=finish.status,
                 result=finish.result,
@@ -222,7 +335,11 @@ class MemoryStore:
                 saved=finish.saved,
                 owner=None,
                 finished=None if finish.status == RunStatus.RUNNING else finish.now,
-            )
+                waits=finish.waits,
+                due=due,
+                takeovers=0,
+            ).sealed()
+        )
 
     def _claim(self, claim: Claim) -> Claimed | Exception:
         latest = self._find(claim.thread_id, None)
@@ -235,29 +352,24 @@ class MemoryStore:
         if decision == "answer" and held:
             return Claimed(held, None, is_answer=True)
         if decision == "continue" and held:
-            row = self._put(
-                held,
-                status=RunStatus.RUNNING,
-                error=None,
-                saved=None,
-                owner=claim.owner,
-                epoch=held.epoch + 1,
-                started=claim.now,
-                finished=None,
+            row = self._keep(continued(held, claim, lambda: self._latest_checkpoint(held)))
+            return Claimed(
+                row,
+                self._previous(row),
+                signals=self._signals(row.thread_id, row.run_id, 0),
+                last_signal=self._latest_signal(row.thread_id, row.run_id),
             )
-            return Claimed(row, self._previous(row))
         if decision == "supersede" and latest:
-            self._put(
-                latest,
-                status=RunStatus.CANCELLED,
-                owner=None,
-                epoch=latest.epoch + 1,
-                finished=claim.now,
-            )
+            self._keep(cancelled(latest, claim.now))
         row = claim.new_row(next(self._numbers), latest.sequence + 1 if latest else 1)
         self._runs[row.number] = row
         self._threads.setdefault(row.thread_id, []).append(row.number)
         return Claimed(row, self._previous(row), is_new=True)
+
+    def _latest_checkpoint(self, run: RunRow) -> int:
+        rows = self._checkpoints.get(run.thread_id, {}).values()
+        own = (row for row in rows if row.run_id == run.run_id and row.checkpoint.kind != SIGNAL)
+        return max((row.sequence for row in own), default=0)
 
     def _previous(self, row: RunRow) -> bytes | None:
         for number in reversed(self._threads[row.thread_id]):

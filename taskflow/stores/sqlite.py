@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
@@ -29,6 +30,7 @@ import anyio.to_thread
 from msgspec import structs
 
 from taskflow.errors import (
+    RunNotFound,
     SchemaTooNew,
     StoreError,
     TaskflowError,
@@ -44,172 +46,23 @@ from taskflow.records import (
     Committed,
     Finish,
     Recorded,
+    RunKey,
     RunRow,
     RunStatus,
+    Sent,
+    Signal,
+    SignalRow,
 )
-from taskflow.stores.base import decide
+from taskflow.stores import statements as sql
+from taskflow.stores.base import cancelled, continued, decide, reopened, signal_row, wait_id
 from taskflow.stores.locks import FileLock, OwnerLock
 
 __all__ = ("SQLiteStore",)
 
 T = TypeVar("T")
 
-APPLICATION_ID: Final = 0x7461_736B  # "task"
-SCHEMA: Final = 1
 SAFE_WAL_VERSION: Final = (3, 51, 3)
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
-
-CREATE_SCHEMA: Final = f"""
-CREATE TABLE run (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    thread_id TEXT NOT NULL,
-    run_id TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    workflow TEXT NOT NULL,
-    input BLOB NOT NULL,
-    fingerprint TEXT NOT NULL,
-    status TEXT NOT NULL,
-    result BLOB,
-    error BLOB,
-    saved BLOB,
-    owner TEXT,
-    epoch INTEGER NOT NULL,
-    created REAL NOT NULL,
-    started REAL NOT NULL,
-    finished REAL,
-    checksum INTEGER NOT NULL,
-    UNIQUE (thread_id, run_id),
-    UNIQUE (thread_id, sequence)
-);
-CREATE UNIQUE INDEX run_unfinished ON run (thread_id) WHERE status NOT IN ('success', 'cancelled');
-CREATE INDEX run_status ON run (status, number);
-CREATE TABLE checkpoint (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    thread_id TEXT NOT NULL,
-    run_id TEXT NOT NULL,
-    task_id TEXT NOT NULL,
-    parent_id TEXT,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    arguments TEXT,
-    attempts INTEGER NOT NULL,
-    started REAL NOT NULL,
-    finished REAL NOT NULL,
-    checksum INTEGER NOT NULL,
-    UNIQUE (thread_id, task_id)
-);
-CREATE INDEX checkpoint_run ON checkpoint (thread_id, run_id);
-CREATE TABLE cache (
-    task_name TEXT NOT NULL,
-    key TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    expires REAL,
-    checksum INTEGER NOT NULL,
-    PRIMARY KEY (task_name, key)
-);
-CREATE TABLE lease (
-    owner TEXT PRIMARY KEY,
-    boot_id TEXT NOT NULL,
-    expires REAL NOT NULL
-);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA};
-"""
-
-# The join is the fence: a row whose run has another epoch by now, or has ended, is not inserted,
-# and is missing in the row count. CROSS JOIN keeps the values outside and the look-up by primary
-# key inside.
-INSERT_CHECKPOINTS: Final = """
-INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
-    attempts, started, finished, checksum)
-SELECT run.thread_id, run.run_id, new.column3, new.column4, new.column5, new.column6, new.column7,
-    new.column8, new.column9, new.column10, new.column11, new.column12
-FROM (VALUES {rows}) AS new
-CROSS JOIN run ON run.number = new.column1 AND run.epoch = new.column2
-    AND run.status = 'running'
-"""
-CHECKPOINT_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-MAX_ROWS: Final = 1000  # of 12 parameters each: SQLite takes 32,766 a statement
-
-FINISH_RUNS: Final = """
-UPDATE run SET status = done.column3, result = done.column4, error = done.column5,
-    saved = done.column6, finished = done.column7, checksum = done.column8, owner = NULL
-FROM (VALUES {rows}) AS done
-WHERE run.number = done.column1 AND run.epoch = done.column2 AND run.status = 'running'
-RETURNING run.number, run.epoch
-"""
-FINISH_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
-
-SELECT_EPOCH: Final = "SELECT epoch, status FROM run WHERE number = ?"
-UNRECORD: Final = """
-DELETE FROM checkpoint WHERE thread_id = :thread_id AND task_id = :task_id AND EXISTS (
-    SELECT 1 FROM run WHERE number = :number AND epoch = :epoch)
-"""
-PUT_CACHED: Final = "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?)"
-SELECT_CACHED: Final = """
-SELECT task_name, key, payload, expires, checksum FROM cache
-WHERE task_name = ? AND (expires IS NULL OR expires > ?) AND key IN ({rows})
-"""
-CLEAR_CACHE: Final = "DELETE FROM cache WHERE task_name = ?"
-
-RUN_COLUMNS: Final = ", ".join(RunRow.__struct_fields__)
-SELECT_LATEST: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? ORDER BY sequence DESC LIMIT 1
-"""
-SELECT_RUN: Final = f"SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND run_id = ?"
-SELECT_RUNS: Final = f"""
-SELECT {RUN_COLUMNS} FROM run
-WHERE (:status IS NULL OR status = :status) AND (:workflow IS NULL OR workflow = :workflow)
-    AND (:before IS NULL OR number < :before)
-ORDER BY number DESC LIMIT :limit
-"""
-# The latest run of each of several threads.
-SELECT_HEADS: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE number IN (
-    SELECT (SELECT number FROM run WHERE thread_id = asked.column1 ORDER BY sequence DESC LIMIT 1)
-    FROM (VALUES {{rows}}) AS asked)
-"""
-INSERT_RUNS: Final = f"""
-INSERT INTO run ({RUN_COLUMNS.removeprefix("number, ")}) VALUES {{rows}} RETURNING number, thread_id
-"""
-RUN_ROW: Final = f"({', '.join('?' * (len(RunRow.__struct_fields__) - 1))})"
-UPDATE_RUN: Final = """
-UPDATE run SET status = :status, result = :result, error = :error, saved = :saved, owner = :owner,
-    epoch = :epoch, started = :started, finished = :finished, checksum = :checksum
-WHERE number = :number
-"""
-SELECT_PREVIOUS: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence < ? AND status = 'success'
-ORDER BY sequence DESC LIMIT 1
-"""
-# A payload that somebody has edited is text, and its checksum is that of bytes.
-LOAD: Final = """
-SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum FROM checkpoint
-WHERE thread_id = ? AND run_id = ? AND sequence > ? ORDER BY sequence LIMIT ?
-"""
-CHECKPOINT_COLUMNS: Final = ", ".join(
-    "CAST(checkpoint.payload AS BLOB)" if name == "payload" else f"checkpoint.{name}"
-    for name in Checkpoint.__struct_fields__
-    if name not in ("number", "epoch")
-)
-SELECT_CHECKPOINTS: Final = f"""
-SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
-FROM checkpoint JOIN run USING (thread_id, run_id)
-WHERE checkpoint.thread_id = :thread_id AND (:run_id IS NULL OR checkpoint.run_id = :run_id)
-ORDER BY checkpoint.sequence
-"""
-SELECT_RUN_OF_CALL: Final = """
-SELECT run_id, parent_id FROM checkpoint WHERE thread_id = ? AND task_id = ?
-"""
-DELETE_CALL: Final = "DELETE FROM checkpoint WHERE thread_id = ? AND task_id = ?"
-DELETE_CHECKPOINTS: Final = "DELETE FROM checkpoint WHERE thread_id = ?"
-DELETE_RUNS: Final = "DELETE FROM run WHERE thread_id = ?"
-
-RENEW_LEASE: Final = "INSERT OR REPLACE INTO lease VALUES (?, ?, ?)"
-SELECT_LEASE: Final = "SELECT boot_id, expires FROM lease WHERE owner = ?"
-DROP_LEASE: Final = "DELETE FROM lease WHERE owner = ?"
-SELECT_LEASES: Final = "SELECT owner FROM lease"
 
 
 class _Answer:
@@ -321,73 +174,107 @@ class SQLiteStore:
     async def commit(self, batch: Batch) -> Committed:
         # One statement is a transaction by itself, and each statement hands the interpreter lock
         # to the event loop's thread and back.
-        alone = len(batch.checkpoints) <= MAX_ROWS and not (
-            batch.cached or batch.unrecords or batch.finishes or batch.claims
+        alone = len(batch.checkpoints) <= sql.MAX_ROWS and not (
+            batch.cached or batch.unrecords or batch.finishes or batch.claims or batch.signals
         )
         return await self._write(lambda db: self._apply(db, batch), alone=alone)
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
-        rows = await self._read(LOAD, (run.thread_id, run.run_id, after, limit))
+        rows = await self._read(sql.LOAD, (run.thread_id, run.run_id, after, limit))
         return [Recorded(*row) for row in rows]
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
         if run_id is None:
-            rows = await self._read(SELECT_LATEST, (thread_id,))
+            rows = await self._read(sql.SELECT_LATEST, (thread_id,))
         else:
-            rows = await self._read(SELECT_RUN, (thread_id, run_id))
+            rows = await self._read(sql.SELECT_RUN, (thread_id, run_id))
         return _run_row(rows[0]) if rows else None
 
     async def runs(
         self, status: str | None, workflow: str | None, before: int | None, limit: int
     ) -> Sequence[RunRow]:
         asked = {"status": status, "workflow": workflow, "before": before, "limit": limit}
-        return [_run_row(row) for row in await self._read(SELECT_RUNS, asked)]
+        return [_run_row(row) for row in await self._read(sql.SELECT_RUNS, asked)]
 
-    async def checkpoints(self, thread_id: str, run_id: str | None) -> Sequence[CheckpointRow]:
-        rows = await self._read(SELECT_CHECKPOINTS, {"thread_id": thread_id, "run_id": run_id})
+    async def signals(self, thread_id: str, run_id: str, after: int) -> Sequence[SignalRow]:
+        rows = await self._read(sql.SELECT_SIGNALS, (thread_id, run_id, after))
+        return [SignalRow(*row) for row in rows]
+
+    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
+        if after is None:
+            rows = await self._read(sql.SELECT_LATEST_NEWS, ())
+            return (rows[0][0] if rows else 0), []
+        rows = await self._read(sql.SELECT_NEWS, (after,))
+        return (rows[-1][0] if rows else after), list(dict.fromkeys(row[1] for row in rows))
+
+    async def recoverable(
+        self, now: float, workflows: Sequence[str], limit: int
+    ) -> Sequence[RunRow]:
+        marks = ", ".join("?" * len(workflows))
+
+        def work(db: sqlite3.Connection) -> list[Any]:
+            query = sql.SELECT_DUE.format(names=marks)
+            rows = db.execute(query, (now, *workflows, limit)).fetchall()
+            query = sql.SELECT_OWNED.format(names=marks)
+            for owner in self._gone_owners(db):
+                if len(rows) < limit:
+                    rows += db.execute(query, (owner, *workflows, limit - len(rows))).fetchall()
+            return rows
+
+        return [_run_row(row) for row in await self._look(work)]
+
+    async def unknown_workflows(self, now: float, workflows: Sequence[str]) -> Sequence[str]:
+        def work(db: sqlite3.Connection) -> set[str]:
+            rows = db.execute(sql.SELECT_DUE_NAMES, (now,)).fetchall()
+            for owner in self._gone_owners(db):
+                rows += db.execute(sql.SELECT_OWNED_NAMES, (owner,)).fetchall()
+            return {row[0] for row in rows}
+
+        return sorted(await self._look(work) - {*workflows, ""})
+
+    async def checkpoints(
+        self, thread_id: str, run_id: str | None, after: int = 0, limit: int | None = None
+    ) -> Sequence[CheckpointRow]:
+        asked = {"thread_id": thread_id, "run_id": run_id, "after": after}
+        rows = await self._read(
+            sql.SELECT_CHECKPOINTS, {**asked, "limit": -1 if limit is None else limit}
+        )
         return [CheckpointRow(row[0], row[1], Checkpoint(*row[2:])) for row in rows]
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
-        query = SELECT_CACHED.format(rows=", ".join("?" * len(keys)))
+        query = sql.SELECT_CACHED.format(rows=", ".join("?" * len(keys)))
         rows = await self._read(query, (task_name, now, *keys))
         return [CacheEntry(*row) for row in rows]
 
     async def clear_cache(self, task_name: str) -> int:
-        return await self._write(lambda db: int(db.execute(CLEAR_CACHE, (task_name,)).rowcount))
+        return await self._write(lambda db: int(db.execute(sql.CLEAR_CACHE, (task_name,)).rowcount))
 
     async def forget(self, thread_id: str, task_id: str, owner: str) -> bool:
         def work(db: sqlite3.Connection) -> bool:
-            found = db.execute(SELECT_RUN_OF_CALL, (thread_id, task_id)).fetchone()
+            found = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, task_id)).fetchone()
             if found is None:
                 return False
             self._check_idle(db, thread_id, owner)
             run_id = found[0]
             next_id: str | None = task_id
             while next_id is not None:
-                db.execute(DELETE_CALL, (thread_id, next_id))
+                db.execute(sql.DELETE_CALL, (thread_id, next_id, wait_id(next_id)))
                 next_id = found[1]
-                found = db.execute(SELECT_RUN_OF_CALL, (thread_id, next_id)).fetchone()
+                found = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, next_id)).fetchone()
                 if found is None:
                     break
-            latest = _one_run(db, SELECT_LATEST, (thread_id,))
+            latest = _one_run(db, sql.SELECT_LATEST, (thread_id,))
             if latest and latest.run_id == run_id and latest.status == RunStatus.SUCCESS:
-                _update(
-                    db,
-                    latest.verified(),
-                    status=RunStatus.RUNNING,
-                    result=None,
-                    saved=None,
-                    finished=None,
-                )
+                _update(db, reopened(latest.verified()))
             return True
 
         return await self._write(work)
 
     async def cancel(self, thread_id: str, now: float) -> RunRow | None:
         def work(db: sqlite3.Connection) -> RunRow | None:
-            row = _one_run(db, SELECT_LATEST, (thread_id,))
+            row = _one_run(db, sql.SELECT_LATEST, (thread_id,))
             if row is not None and not row.is_final:
-                _cancel(db, row.verified(), now)
+                _update(db, cancelled(row.verified(), now))
             return row
 
         return await self._write(work)
@@ -395,8 +282,8 @@ class SQLiteStore:
     async def delete(self, thread_id: str, owner: str) -> bool:
         def work(db: sqlite3.Connection) -> bool:
             self._check_idle(db, thread_id, owner)
-            db.execute(DELETE_CHECKPOINTS, (thread_id,))
-            return bool(db.execute(DELETE_RUNS, (thread_id,)).rowcount)
+            db.execute(sql.DELETE_CHECKPOINTS, (thread_id,))
+            return bool(db.execute(sql.DELETE_RUNS, (thread_id,)).rowcount)
 
         return await self._write(work)
 
@@ -405,32 +292,60 @@ class SQLiteStore:
     def _apply(self, db: sqlite3.Connection, batch: Batch) -> Committed:
         refused: dict[tuple[int, int], str] = {}
         checkpoints = batch.checkpoints
-        for start in range(0, len(checkpoints), MAX_ROWS):
-            self._insert(db, checkpoints[start : start + MAX_ROWS], refused)
+        sequences: Sequence[int] = ()
+        for start in range(0, len(checkpoints), sql.MAX_ROWS):
+            chunk = self._insert(db, checkpoints[start : start + sql.MAX_ROWS], refused)
+            sequences = [*sequences, *chunk] if start else chunk
         if batch.cached:
-            db.executemany(PUT_CACHED, map(structs.astuple, batch.cached))
+            db.executemany(sql.PUT_CACHED, map(structs.astuple, batch.cached))
         for unrecord in batch.unrecords:
             key = unrecord.key
             if _is_current(db, key.number, key.epoch, refused):
-                _unrecord(db, key.number, key.epoch, key.thread_id, unrecord.task_ids)
+                _unrecord(db, key, unrecord.task_ids)
         if batch.finishes:
             self._finish(db, batch.finishes, refused)
         claims = self._claim(db, batch.claims) if batch.claims else []
-        return Committed(refused, claims)
+        signals = [self._send(db, signal) for signal in batch.signals]
+        return Committed(refused, claims, signals, sequences)
 
     def _insert(
         self,
         db: sqlite3.Connection,
         checkpoints: Sequence[Checkpoint],
         refused: dict[tuple[int, int], str],
-    ) -> None:
+    ) -> Sequence[int]:
+        """Insert the rows of current owners; the sequence of each, 0 where it was refused."""
         parameters: list[Any] = []
         for checkpoint in checkpoints:
             parameters += structs.astuple(checkpoint)
-        statement = INSERT_CHECKPOINTS.format(rows=_rows(CHECKPOINT_ROW, len(checkpoints)))
-        if db.execute(statement, parameters).rowcount < len(checkpoints):
-            for number, epoch in {(each.number, each.epoch) for each in checkpoints}:
-                _is_current(db, number, epoch, refused)
+        statement = sql.INSERT_CHECKPOINTS.format(rows=_rows(sql.CHECKPOINT_ROW, len(checkpoints)))
+        cursor = db.execute(statement, parameters)
+        # Rows of one statement are numbered one by one, in the order of its values.
+        end = (cursor.lastrowid or 0) + 1
+        first = end - cursor.rowcount
+        if cursor.rowcount == len(checkpoints):
+            return range(first, end)
+        for number, epoch in {(each.number, each.epoch) for each in checkpoints}:
+            _is_current(db, number, epoch, refused)
+        numbers = count(first)
+        return [
+            0 if (each.number, each.epoch) in refused else next(numbers) for each in checkpoints
+        ]
+
+    def _send(self, db: sqlite3.Connection, signal: Signal) -> Sent | Exception:
+        thread_id = signal.thread_id
+        known = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, signal.task_id)).fetchone()
+        if known is not None:
+            run = _one_run(db, sql.SELECT_RUN, (thread_id, known[0]))
+            return Sent(known[0], run.workflow if run else "", known[2], 0, False)
+        run = _one_run(db, sql.SELECT_UNFINISHED, (thread_id,))
+        if run is None:
+            return RunNotFound(thread_id, "unfinished run")
+        previous = db.execute(sql.SELECT_LAST_SIGNAL, (thread_id, run.run_id)).fetchone()
+        row = structs.astuple(signal_row(signal, run))[2:]
+        sequence = db.execute(sql.INSERT_SIGNAL, (thread_id, run.run_id, *row)).lastrowid or 0
+        db.execute(sql.SET_DUE, (run.number,))
+        return Sent(run.run_id, run.workflow, sequence, previous[0] if previous else 0, True)
 
     def _finish(
         self,
@@ -439,23 +354,51 @@ class SQLiteStore:
         refused: dict[tuple[int, int], str],
     ) -> None:
         parameters: list[Any] = []
+        ends: list[Finish] = []
         for finish in finishes:
             key = finish.key
             if finish.unrecord:
-                _unrecord(db, key.number, key.epoch, key.thread_id, finish.unrecord)
+                _unrecord(db, key, finish.unrecord)
+            if finish.status == RunStatus.PAUSED:
+                self._pause(db, finish, refused)
+                continue
             ended = None if finish.status == RunStatus.RUNNING else finish.now
             parameters += (key.number, key.epoch, finish.status, finish.result, finish.error)
-            parameters += (finish.saved, ended, finish.checksum)
-        statement = FINISH_RUNS.format(rows=_rows(FINISH_ROW, len(finishes)))
+            parameters += (finish.saved, ended, finish.checksum, finish.due)
+            ends.append(finish)
+        if not ends:
+            return
+        statement = sql.FINISH_RUNS.format(rows=_rows(sql.FINISH_ROW, len(ends)))
         finished = db.execute(statement, parameters).fetchall()
-        if len(finished) < len(finishes):
-            for finish in finishes:
+        if len(finished) < len(ends):
+            for finish in ends:
                 if (finish.key.number, finish.key.epoch) not in finished:
                     _is_current(db, finish.key.number, finish.key.epoch, refused)
 
+    def _pause(
+        self, db: sqlite3.Connection, finish: Finish, refused: dict[tuple[int, int], str]
+    ) -> None:
+        key = finish.key
+        parameters = {
+            "number": key.number,
+            "epoch": key.epoch,
+            "thread_id": key.thread_id,
+            "run_id": key.run_id,
+            "now": finish.now,
+            "result": finish.result,
+            "error": finish.error,
+            "saved": finish.saved,
+            "checksum": finish.checksum,
+            "waits": finish.waits,
+            "due": finish.due,
+            "last_signal": finish.last_signal,
+        }
+        if not db.execute(sql.PAUSE_RUN, parameters).rowcount:
+            _is_current(db, key.number, key.epoch, refused)
+
     def _claim(self, db: sqlite3.Connection, claims: Sequence[Claim]) -> list[Claimed | Exception]:
         threads = list({claim.thread_id for claim in claims})
-        query = SELECT_HEADS.format(rows=_rows("(?)", len(threads)))
+        query = sql.SELECT_HEADS.format(rows=_rows("(?)", len(threads)))
         latest: dict[str, RunRow] = {}
         answers: dict[int, Claimed | Exception] = {}
         beginning: dict[str, tuple[int, RunRow, bytes | None]] = {}
@@ -479,15 +422,14 @@ class SQLiteStore:
                     answers[index] = Claimed(held, None, is_answer=True)
                 elif decision == "continue" and held:
                     previous = _previous(db, held)  # before anything is written: it may be damaged
-                    row = _continue(db, held, claim)
+                    row, answers[index] = _continue(db, held, claim, previous)
                     latest[thread_id] = row
-                    answers[index] = Claimed(row, previous)
                 else:
                     sequence = head.sequence + 1 if head else 1
                     row = claim.new_row(0, sequence)
                     previous = _previous(db, row) if head else None
                     if decision == "supersede" and head:
-                        _cancel(db, head, claim.now)
+                        _update(db, cancelled(head, claim.now))
                     beginning[thread_id] = (index, row, previous)
             except TaskflowError as error:
                 answers[index] = error
@@ -499,7 +441,7 @@ class SQLiteStore:
             return None
         if head.run_id == claim.run_id:
             return head
-        return _one_run(db, SELECT_RUN, (claim.thread_id, claim.run_id))
+        return _one_run(db, sql.SELECT_RUN, (claim.thread_id, claim.run_id))
 
     def _begin(
         self,
@@ -512,18 +454,22 @@ class SQLiteStore:
         parameters: list[Any] = []
         for _, row, _ in beginning.values():
             parameters += structs.astuple(row)[1:]
-        statement = INSERT_RUNS.format(rows=_rows(RUN_ROW, len(beginning)))
+        statement = sql.INSERT_RUNS.format(rows=_rows(sql.RUN_ROW, len(beginning)))
         for number, thread_id in db.execute(statement, parameters).fetchall():
             index, row, previous = beginning[thread_id]
             answers[index] = Claimed(structs.replace(row, number=number), previous, is_new=True)
 
     def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str) -> None:
-        row = _one_run(db, SELECT_LATEST, (thread_id,))
+        row = _one_run(db, sql.SELECT_LATEST, (thread_id,))
         if row and row.owner not in (None, owner) and not self._is_gone(db, str(row.owner)):
             raise ThreadBusy(thread_id, f"run {row.run_id!r} is executed by {row.owner}")
 
+    def _gone_owners(self, db: sqlite3.Connection) -> list[str]:
+        owners = (row[0] for row in db.execute(sql.SELECT_OWNERS).fetchall())
+        return [owner for owner in owners if owner != self._owner and self._is_gone(db, owner)]
+
     def _is_gone(self, db: sqlite3.Connection, owner: str) -> bool:
-        lease = db.execute(SELECT_LEASE, (owner,)).fetchone()
+        lease = db.execute(sql.SELECT_LEASE, (owner,)).fetchone()
         return (
             lease is None
             or lease[0] != _boot_id()
@@ -541,20 +487,20 @@ class SQLiteStore:
         if os.path.isdir(self.path):
             raise StoreError(f"{self.path} is a folder, not a database file")
 
-    def _check_ours(self, db: sqlite3.Connection) -> bool:
-        """Refuse what is not ours, untouched; whether there is a schema already."""
+    def _check_ours(self, db: sqlite3.Connection) -> int:
+        """Refuse what is not ours, untouched; the schema that it has, or 0."""
         # One snapshot: another process may make the schema between two looks at it.
         with contextlib.nullcontext() if db.in_transaction else _Transaction(db, "DEFERRED"):
             application_id = db.execute("PRAGMA application_id").fetchone()[0]
             schema = db.execute("PRAGMA user_version").fetchone()[0]
             tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application_id != APPLICATION_ID and (tables or application_id):
+        if application_id != sql.APPLICATION_ID and (tables or application_id):
             raise StoreError(
                 f"{self.path} is a database of another application: give taskflow a file of its own"
             )
-        if application_id == APPLICATION_ID and schema > SCHEMA:
-            raise SchemaTooNew(self.path, schema, SCHEMA)
-        return bool(application_id)
+        if application_id == sql.APPLICATION_ID and schema > sql.SCHEMA:
+            raise SchemaTooNew(self.path, schema, sql.SCHEMA)
+        return int(schema) if application_id else 0
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
@@ -566,34 +512,31 @@ class SQLiteStore:
             # rare ones are cheaper (100,000 recorded results: 23 -> 13 µs a row, with the cache).
             db.execute("PRAGMA wal_autocheckpoint = 10000")
             db.execute("PRAGMA cache_size = -32000")
-            if not self._check_ours(db):
+            if self._check_ours(db) != sql.SCHEMA:
                 self._create(db)
 
     def _create(self, db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        """Make the schema, or make it of an older one, in one transaction."""
+        with _Transaction(db):
             # Another process may have made it while we waited.
-            if not self._check_ours(db):
-                for statement in CREATE_SCHEMA.split(";\n"):
+            while (schema := self._check_ours(db)) != sql.SCHEMA:
+                script = sql.MIGRATIONS[schema] if schema else sql.CREATE_SCHEMA
+                for statement in script.split(";\n"):
                     db.execute(statement)
-            db.execute("COMMIT")
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
 
     def _take_lease(self, db: sqlite3.Connection) -> None:
         with self._write_lock, _Transaction(db):
-            for (owner,) in db.execute(SELECT_LEASES).fetchall():
+            for (owner,) in db.execute(sql.SELECT_LEASES).fetchall():
                 if owner != self._owner and self._is_gone(db, owner):
-                    db.execute(DROP_LEASE, (owner,))
+                    db.execute(sql.DROP_LEASE, (owner,))
             self._renew(db)
 
     def _renew(self, db: sqlite3.Connection) -> None:
-        db.execute(RENEW_LEASE, (self._owner, _boot_id(), _boot_time() + self._lease_ttl))
+        db.execute(sql.RENEW_LEASE, (self._owner, _boot_id(), _boot_time() + self._lease_ttl))
 
     def _drop_lease(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
-            db.execute(DROP_LEASE, (self._owner,))
+            db.execute(sql.DROP_LEASE, (self._owner,))
 
     def _keep_lease(self) -> None:
         """Renew the lease until the store is closed, in a thread that no busy loop can hold up."""
@@ -628,9 +571,9 @@ class SQLiteStore:
         return await self._trip(self._opened(self._writer), locked)
 
     async def _read(self, query: str, parameters: Any) -> list[Any]:
-        def work(db: sqlite3.Connection) -> list[Any]:
-            return db.execute(query, parameters).fetchall()
+        return await self._look(lambda db: db.execute(query, parameters).fetchall())
 
+    async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._trip(self._opened(self._reader), work)
 
     async def _trip(
@@ -778,52 +721,54 @@ def _one_run(db: sqlite3.Connection, query: str, parameters: Iterable[Any]) -> R
     return RunRow(*row) if row else None
 
 
-def _update(db: sqlite3.Connection, row: RunRow, **changes: Any) -> RunRow:
-    changed = structs.replace(row, **changes).sealed()
-    db.execute(UPDATE_RUN, structs.asdict(changed))
-    return changed
+def _update(db: sqlite3.Connection, row: RunRow) -> RunRow:
+    db.execute(sql.UPDATE_RUN, structs.asdict(row))
+    return row
 
 
-def _continue(db: sqlite3.Connection, row: RunRow, claim: Claim) -> RunRow:
-    return _update(
-        db,
-        row,
-        status=RunStatus.RUNNING,
-        error=None,
-        saved=None,
-        owner=claim.owner,
-        epoch=row.epoch + 1,
-        started=claim.now,
-        finished=None,
-    )
+def _continue(
+    db: sqlite3.Connection, held: RunRow, claim: Claim, previous: bytes | None
+) -> tuple[RunRow, Claimed]:
+    place = held.thread_id, held.run_id
 
+    def latest_checkpoint() -> int:
+        row = db.execute(sql.SELECT_LATEST_CHECKPOINT, place).fetchone()
+        return row[0] if row else 0
 
-def _cancel(db: sqlite3.Connection, row: RunRow, now: float) -> None:
-    _update(db, row, status=RunStatus.CANCELLED, owner=None, epoch=row.epoch + 1, finished=now)
+    row = _update(db, continued(held, claim, latest_checkpoint))
+    last = db.execute(sql.SELECT_LAST_SIGNAL, place).fetchone()
+    if last is None:
+        return row, Claimed(row, previous)
+    signals = [SignalRow(*each) for each in db.execute(sql.SELECT_SIGNALS, (*place, 0))]
+    return row, Claimed(row, previous, signals=signals, last_signal=last[0])
 
 
 def _previous(db: sqlite3.Connection, row: RunRow) -> bytes | None:
-    earlier = _one_run(db, SELECT_PREVIOUS, (row.thread_id, row.sequence))
+    earlier = _one_run(db, sql.SELECT_PREVIOUS, (row.thread_id, row.sequence))
     if earlier is None:
         return None
     earlier.verified()
     return earlier.result if earlier.saved is None else earlier.saved
 
 
-def _unrecord(
-    db: sqlite3.Connection, number: int, epoch: int, thread_id: str, task_ids: Iterable[str]
-) -> None:
+def _unrecord(db: sqlite3.Connection, key: RunKey, task_ids: Iterable[str]) -> None:
     for task_id in task_ids:
         db.execute(
-            UNRECORD,
-            {"thread_id": thread_id, "task_id": task_id, "number": number, "epoch": epoch},
+            sql.UNRECORD,
+            {
+                "thread_id": key.thread_id,
+                "task_id": task_id,
+                "wait_id": wait_id(task_id),
+                "number": key.number,
+                "epoch": key.epoch,
+            },
         )
 
 
 def _is_current(
     db: sqlite3.Connection, number: int, epoch: int, refused: dict[tuple[int, int], str]
 ) -> bool:
-    row = db.execute(SELECT_EPOCH, (number,)).fetchone()
+    row = db.execute(sql.SELECT_EPOCH, (number,)).fetchone()
     if row is None or row[0] != epoch or row[1] != RunStatus.RUNNING:
         refused[number, epoch] = row[1] if row else RunStatus.CANCELLED
         return False

@@ -1,0 +1,241 @@
+"""The SQL of `SQLiteStore`: its schema, how older ones become it, and every statement, by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskflow.records import Checkpoint, RunRow
+
+APPLICATION_ID: Final = 0x7461_736B  # "task"
+SCHEMA: Final = 2
+SAFE_WAL_VERSION: Final = (3, 51, 3)
+OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
+
+# Indexes that only hold rows of their kind, and cost others nothing.
+CREATE_WAITING: Final = """
+CREATE INDEX run_due ON run (due) WHERE due IS NOT NULL;
+CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
+CREATE UNIQUE INDEX checkpoint_taken ON checkpoint (thread_id, signal) WHERE signal IS NOT NULL;
+CREATE INDEX checkpoint_signal ON checkpoint (thread_id, run_id, sequence) WHERE kind = 'signal';
+CREATE INDEX checkpoint_news ON checkpoint (sequence) WHERE kind = 'signal';
+""".strip()
+CREATE_SCHEMA: Final = f"""
+CREATE TABLE run (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    thread_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    workflow TEXT NOT NULL,
+    input BLOB NOT NULL,
+    fingerprint TEXT NOT NULL,
+    status TEXT NOT NULL,
+    result BLOB,
+    error BLOB,
+    saved BLOB,
+    owner TEXT,
+    epoch INTEGER NOT NULL,
+    created REAL NOT NULL,
+    started REAL NOT NULL,
+    finished REAL,
+    checksum INTEGER NOT NULL,
+    waits BLOB,
+    due REAL,
+    takeovers INTEGER NOT NULL DEFAULT 0,
+    mark INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (thread_id, run_id),
+    UNIQUE (thread_id, sequence)
+);
+CREATE UNIQUE INDEX run_unfinished ON run (thread_id) WHERE status NOT IN ('success', 'cancelled');
+CREATE INDEX run_status ON run (status, number);
+CREATE TABLE checkpoint (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    thread_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    parent_id TEXT,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    arguments TEXT,
+    attempts INTEGER NOT NULL,
+    started REAL NOT NULL,
+    finished REAL NOT NULL,
+    checksum INTEGER NOT NULL,
+    signal TEXT,
+    UNIQUE (thread_id, task_id)
+);
+CREATE INDEX checkpoint_run ON checkpoint (thread_id, run_id);
+{CREATE_WAITING}
+CREATE TABLE cache (
+    task_name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    expires REAL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (task_name, key)
+);
+CREATE TABLE lease (
+    owner TEXT PRIMARY KEY,
+    boot_id TEXT NOT NULL,
+    expires REAL NOT NULL
+);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA};
+"""
+
+# What makes the next schema of each older one.
+MIGRATIONS: Final = {
+    1: f"""
+ALTER TABLE run ADD COLUMN waits BLOB;
+ALTER TABLE run ADD COLUMN due REAL;
+ALTER TABLE run ADD COLUMN takeovers INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN mark INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoint ADD COLUMN signal TEXT;
+{CREATE_WAITING}
+PRAGMA user_version = 2;
+""",
+}
+
+# The join is the fence: a row whose run has another epoch by now, or has ended, is not inserted,
+# and is missing in the row count. CROSS JOIN keeps the values outside and the look-up by primary
+# key inside.
+INSERT_CHECKPOINTS: Final = """
+INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
+    attempts, started, finished, checksum, signal)
+SELECT run.thread_id, run.run_id, new.column3, new.column4, new.column5, new.column6, new.column7,
+    new.column8, new.column9, new.column10, new.column11, new.column12, new.column13
+FROM (VALUES {rows}) AS new
+CROSS JOIN run ON run.number = new.column1 AND run.epoch = new.column2
+    AND run.status = 'running'
+"""
+CHECKPOINT_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+MAX_ROWS: Final = 1000  # of 13 parameters each: SQLite takes 32,766 a statement
+
+FINISH_RUNS: Final = """
+UPDATE run SET status = done.column3, result = done.column4, error = done.column5,
+    saved = done.column6, finished = done.column7, checksum = done.column8, owner = NULL,
+    takeovers = 0, waits = NULL, due = done.column9
+FROM (VALUES {rows}) AS done
+WHERE run.number = done.column1 AND run.epoch = done.column2 AND run.status = 'running'
+RETURNING run.number, run.epoch
+"""
+FINISH_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A pause: a signal that it does not know of makes it due at once.
+PAUSE_RUN: Final = """
+UPDATE run SET status = 'paused', result = :result, error = :error, saved = :saved,
+    finished = :now, checksum = :checksum, owner = NULL, takeovers = 0, waits = :waits,
+    due = CASE WHEN EXISTS (SELECT 1 FROM checkpoint WHERE thread_id = :thread_id
+        AND run_id = :run_id AND kind = 'signal' AND sequence > :last_signal)
+        THEN 0 ELSE :due END
+WHERE number = :number AND epoch = :epoch AND status = 'running'
+"""
+
+SELECT_EPOCH: Final = "SELECT epoch, status FROM run WHERE number = ?"
+UNRECORD: Final = """
+DELETE FROM checkpoint WHERE thread_id = :thread_id AND task_id IN (:task_id, :wait_id)
+AND EXISTS (SELECT 1 FROM run WHERE number = :number AND epoch = :epoch)
+"""
+PUT_CACHED: Final = "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?)"
+SELECT_CACHED: Final = """
+SELECT task_name, key, payload, expires, checksum FROM cache
+WHERE task_name = ? AND (expires IS NULL OR expires > ?) AND key IN ({rows})
+"""
+CLEAR_CACHE: Final = "DELETE FROM cache WHERE task_name = ?"
+
+RUN_COLUMNS: Final = ", ".join(RunRow.__struct_fields__)
+SELECT_LATEST: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? ORDER BY sequence DESC LIMIT 1
+"""
+SELECT_RUN: Final = f"SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND run_id = ?"
+SELECT_RUNS: Final = f"""
+SELECT {RUN_COLUMNS} FROM run
+WHERE (:status IS NULL OR status = :status) AND (:workflow IS NULL OR workflow = :workflow)
+    AND (:before IS NULL OR number < :before)
+ORDER BY number DESC LIMIT :limit
+"""
+# The latest run of each of several threads.
+SELECT_HEADS: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE number IN (
+    SELECT (SELECT number FROM run WHERE thread_id = asked.column1 ORDER BY sequence DESC LIMIT 1)
+    FROM (VALUES {{rows}}) AS asked)
+"""
+INSERT_RUNS: Final = f"""
+INSERT INTO run ({RUN_COLUMNS.removeprefix("number, ")}) VALUES {{rows}} RETURNING number, thread_id
+"""
+RUN_ROW: Final = f"({', '.join('?' * (len(RunRow.__struct_fields__) - 1))})"
+UPDATE_RUN: Final = """
+UPDATE run SET status = :status, result = :result, error = :error, saved = :saved, owner = :owner,
+    epoch = :epoch, started = :started, finished = :finished, checksum = :checksum, waits = :waits,
+    due = :due, takeovers = :takeovers, mark = :mark
+WHERE number = :number
+"""
+SELECT_UNFINISHED: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND status NOT IN ('success', 'cancelled')
+"""
+SELECT_DUE: Final = f"""
+SELECT {RUN_COLUMNS} FROM run
+WHERE due <= ? AND owner IS NULL AND workflow IN ({{names}}) ORDER BY due LIMIT ?
+"""
+SELECT_OWNED: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE owner = ? AND workflow IN ({{names}}) ORDER BY number LIMIT ?
+"""
+SELECT_OWNERS: Final = "SELECT DISTINCT owner FROM run WHERE owner IS NOT NULL"
+SELECT_DUE_NAMES: Final = "SELECT DISTINCT workflow FROM run WHERE due <= ? AND owner IS NULL"
+SELECT_OWNED_NAMES: Final = "SELECT DISTINCT workflow FROM run WHERE owner = ?"
+SELECT_LATEST_CHECKPOINT: Final = """
+SELECT sequence FROM checkpoint WHERE thread_id = ? AND run_id = ? AND kind != 'signal'
+ORDER BY sequence DESC LIMIT 1
+"""
+SET_DUE: Final = "UPDATE run SET due = 0 WHERE number = ? AND status = 'paused'"
+SELECT_PREVIOUS: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence < ? AND status = 'success'
+ORDER BY sequence DESC LIMIT 1
+"""
+# A payload that somebody has edited is text, and its checksum is that of bytes.
+LOAD: Final = """
+SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum FROM checkpoint
+WHERE thread_id = ? AND run_id = ? AND sequence > ? AND kind != 'signal' ORDER BY sequence LIMIT ?
+"""
+INSERT_SIGNAL: Final = f"""
+INSERT INTO checkpoint (thread_id, run_id, {", ".join(Checkpoint.__struct_fields__[2:])})
+VALUES (?, ?{", ?" * (len(Checkpoint.__struct_fields__) - 2)})
+"""
+SELECT_LAST_SIGNAL: Final = """
+SELECT sequence FROM checkpoint WHERE thread_id = ? AND run_id = ? AND kind = 'signal'
+ORDER BY sequence DESC LIMIT 1
+"""
+SELECT_SIGNALS: Final = """
+SELECT sequence, task_id, name, CAST(payload AS BLOB), finished, checksum FROM checkpoint AS sent
+WHERE thread_id = ? AND run_id = ? AND kind = 'signal' AND sequence > ? AND NOT EXISTS (
+    SELECT 1 FROM checkpoint WHERE thread_id = sent.thread_id AND signal = sent.task_id)
+ORDER BY sequence
+"""
+SELECT_NEWS: Final = """
+SELECT sequence, thread_id FROM checkpoint WHERE kind = 'signal' AND sequence > ? ORDER BY sequence
+"""
+SELECT_LATEST_NEWS: Final = """
+SELECT sequence FROM checkpoint WHERE kind = 'signal' ORDER BY sequence DESC LIMIT 1
+"""
+CHECKPOINT_COLUMNS: Final = ", ".join(
+    "CAST(checkpoint.payload AS BLOB)" if name == "payload" else f"checkpoint.{name}"
+    for name in Checkpoint.__struct_fields__
+    if name not in ("number", "epoch")
+)
+SELECT_CHECKPOINTS: Final = f"""
+SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
+FROM checkpoint JOIN run USING (thread_id, run_id)
+WHERE checkpoint.thread_id = :thread_id AND (:run_id IS NULL OR checkpoint.run_id = :run_id)
+    AND checkpoint.sequence > :after
+ORDER BY checkpoint.sequence LIMIT :limit
+"""
+SELECT_RUN_OF_CALL: Final = """
+SELECT run_id, parent_id, sequence FROM checkpoint WHERE thread_id = ? AND task_id = ?
+"""
+DELETE_CALL: Final = "DELETE FROM checkpoint WHERE thread_id = ? AND task_id IN (?, ?)"
+DELETE_CHECKPOINTS: Final = "DELETE FROM checkpoint WHERE thread_id = ?"
+DELETE_RUNS: Final = "DELETE FROM run WHERE thread_id = ?"
+
+RENEW_LEASE: Final = "INSERT OR REPLACE INTO lease VALUES (?, ?, ?)"
+SELECT_LEASE: Final = "SELECT boot_id, expires FROM lease WHERE owner = ?"
+DROP_LEASE: Final = "DELETE FROM lease WHERE owner = ?"
+SELECT_LEASES: Final = "SELECT owner FROM lease"
