@@ -3,25 +3,35 @@ sees them, and workflows that can be run again after a crash without executing t
 
 Where things are; imports only point down:
 
-    cli, fastapi, testing, examples      what people start from
-    runtime, executions                  open, run, start, inspect; one run under way
-    tasks, workflows, maps, calls        the decorators, and what they make
-    attempts, runs, definitions          one call, one run, one decorated function
-    journal, scheduler, workers, cache   group commit; slots and threads; shared results
-    codec, failures, identity, stores    bytes, ids, rows
-    errors, retry, records               the words that everything is said in
-    promises, cancellation, loops        waking up, giving up, and what asyncio and trio do
+    cli, fastapi, testing, examples       what people start from
+    runtime, subscriptions, recovery      open, run, start, inspect; watch; what others left
+    services, executions, history         the background of a runtime; one run; records put right
+    values, races                         recorded values; choosing among calls
+    tasks, workflows, maps, waits, emits  the decorators, and other calls
+    calls                                 one use of a task or workflow
+    attempts, runs, definitions           one call's executions, one run, one decorated function
+    journal, scheduler, workers, cache    group commit; slots and threads; shared results
+    feeds, inboxes, contests              who is told; signals that wait; calls that compete
+    codec, failures, identity, stores     bytes, ids, rows
+    events, clocks                        what a run tells; what time it is
+    errors, retry, records, pending       the words that everything is said in
+    promises, cancellation, loops         waking up, giving up, and what asyncio and trio do
 """
 
 from taskflow.cache import CachePolicy
 from taskflow.calls import Call
+from taskflow.clocks import Clock
+from taskflow.emits import emit
 from taskflow.errors import (
     CheckpointCorrupt,
     HistoryMismatch,
+    ImportRefused,
     LeaseLost,
     NotInRun,
     RunCancelled,
     RunNotFound,
+    RunPaused,
+    RunSetAside,
     RunUnfinished,
     SchemaTooNew,
     SerializationError,
@@ -31,34 +41,69 @@ from taskflow.errors import (
     TaskNameConflict,
     TaskTimeout,
     ThreadBusy,
+    ThreadExists,
     UnknownWorkflow,
 )
+from taskflow.events import (
+    Dropped,
+    Emitted,
+    Event,
+    RunCancelledEvent,
+    RunCompleted,
+    RunFailed,
+    RunPausedEvent,
+    RunStarted,
+    TaskCompleted,
+    TaskFailedEvent,
+    TaskRetrying,
+    TaskStarted,
+    Waiting,
+)
 from taskflow.executions import RunHandle
-from taskflow.records import CurrentCall, Progress, RunRecord, RunStatus, TaskRecord
+from taskflow.pending import Wait
+from taskflow.races import AsCompleted, as_completed, race
+from taskflow.records import CurrentCall, Progress, Pruned, RunRecord, RunStatus, TaskRecord
 from taskflow.retry import RetryPolicy
 from taskflow.runs import current
 from taskflow.runtime import Runtime
 from taskflow.stores.base import Store
 from taskflow.stores.memory import MemoryStore
 from taskflow.stores.sqlite import SQLiteStore
+from taskflow.subscriptions import Stream, Subscription
 from taskflow.tasks import Task, task
+from taskflow.values import now, random, uuid
+from taskflow.waits import receive, sleep, sleep_until
 from taskflow.workflows import Workflow, WorkflowCall, previous, save, workflow
 
 __all__ = (
+    "AsCompleted",
     "CachePolicy",
     "Call",
     "CheckpointCorrupt",
+    "Clock",
     "CurrentCall",
+    "Dropped",
+    "Emitted",
+    "Event",
     "HistoryMismatch",
+    "ImportRefused",
     "LeaseLost",
     "MemoryStore",
     "NotInRun",
     "Progress",
+    "Pruned",
     "RetryPolicy",
     "RunCancelled",
+    "RunCancelledEvent",
+    "RunCompleted",
+    "RunFailed",
     "RunHandle",
     "RunNotFound",
+    "RunPaused",
+    "RunPausedEvent",
     "RunRecord",
+    "RunSetAside",
+    "RunStarted",
     "RunStatus",
     "RunUnfinished",
     "Runtime",
@@ -67,19 +112,37 @@ __all__ = (
     "SerializationError",
     "Store",
     "StoreError",
+    "Stream",
+    "Subscription",
     "Task",
+    "TaskCompleted",
     "TaskFailed",
+    "TaskFailedEvent",
     "TaskNameConflict",
     "TaskRecord",
+    "TaskRetrying",
+    "TaskStarted",
     "TaskTimeout",
     "TaskflowError",
     "ThreadBusy",
+    "ThreadExists",
     "UnknownWorkflow",
+    "Wait",
+    "Waiting",
     "Workflow",
     "WorkflowCall",
+    "as_completed",
     "current",
+    "emit",
+    "now",
     "previous",
+    "race",
+    "random",
+    "receive",
     "save",
+    "sleep",
+    "sleep_until",
     "task",
+    "uuid",
     "workflow",
 )

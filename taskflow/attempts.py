@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 import traceback
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -16,10 +15,11 @@ from msgspec import Struct
 
 from taskflow import failures
 from taskflow.cancellation import notice_cancellation
+from taskflow.contests import Stake
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
 from taskflow.loops import Loop
-from taskflow.records import CurrentCall
+from taskflow.records import RESULT, CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs import FRAME, REMOTE, Frame, current
 from taskflow.workers import TimedOut, call_in_process
@@ -45,6 +45,10 @@ class Attempted(Protocol):
     def args(self) -> tuple[Any, ...]: ...
     @property
     def kwargs(self) -> dict[str, Any]: ...
+    @property
+    def stake(self) -> Stake | None: ...
+
+    body: Frame | None  # of the present attempt
 
 
 class Outcome(Struct):
@@ -56,6 +60,8 @@ class Outcome(Struct):
     value: Any = None
     failure: failures.Failure | None = None
     error: BaseException | None = None  # as the body raised it
+    kind: str = RESULT
+    signal: str | None = None  # the id of the one that it has taken
 
 
 async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
@@ -72,10 +78,12 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     keeps = parent.keeps or bool(policies)
     loop = run.scheduler.loop
     baseline = loop.cancel_requests()
-    started = time.time()
+    clock = run.scheduler.clock
+    started = clock.now()
     attempt = 1
     while True:
-        frame = Frame(run, call.digest, call.id, attempt, slots is not None, keeps)
+        frame = Frame(run, call.digest, call.id, attempt, slots is not None, keeps, call.stake)
+        call.body = frame
         if call.id is None:
             run.saved = None
         try:
@@ -83,6 +91,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 if not slots.try_take():
                     await run.queue(call.id, slots)
                 frame.holds_slot = True
+            if call.id is not None and (feed := run.feed) is not None:
+                feed.task_started(run.run_id, call.id, parent.call_id, definition.name, attempt)
             try:
                 if definition.is_bare:  # as most are: two coroutines less
                     context = copy_context()
@@ -121,6 +131,10 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 failure = failures.record(error, ended_by, given_up or bool(policies))
                 return Outcome(attempt, started, failure.encode(), None, failure, error)
             delay = policy.drawn_delay_after(attempt)
+            if (feed := run.feed) is not None:
+                feed.task_retrying(
+                    run.run_id, call.id, parent.call_id, definition.name, attempt, delay, error
+                )
             if ended_by:
                 await run.unrecord(ended_by)
         run.retried += 1
@@ -172,7 +186,7 @@ async def _body(call: Attempted, frame: Frame) -> Any:
     if kind is BodyKind.COROUTINE:
         return await _stepped(fn(*args, **kwargs), context)
     if kind is BodyKind.GENERATOR:
-        return await _stepped(_collect(fn(*args, **kwargs)), context)
+        return await _stepped(_collect(fn(*args, **kwargs), call, frame), context)
     if kind is BodyKind.THREAD:
         return await frame.run.scheduler.threads.call(
             context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.cancel
@@ -203,8 +217,15 @@ def _stepped(body: Coroutine[Any, Any, T], context: Context) -> Generator[Any, A
             step = body.throw
 
 
-async def _collect(items: AsyncIterator[T]) -> list[T]:
-    return [item async for item in items]
+async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame) -> list[T]:
+    """All items; who listens is told of each as it comes."""
+    collected: list[T] = []
+    run = frame.run
+    async for item in items:
+        collected.append(item)
+        if (feed := run.feed) is not None:
+            feed.item(run.run_id, call.id, None, call.definition.name, item)
+    return collected
 
 
 async def _in_process(

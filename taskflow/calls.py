@@ -5,8 +5,8 @@ Its identity is taken when it is made; nothing executes before it is awaited or 
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
 import warnings
 from asyncio import Task
 from collections.abc import Coroutine, Generator
@@ -16,10 +16,12 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 
 from taskflow import failures
 from taskflow.attempts import Outcome, attempt_all
-from taskflow.codec import decode_plain, encode_plain
+from taskflow.codec import Codec, decode_plain, encode_plain
+from taskflow.contests import Stake, is_lost
 from taskflow.definitions import Definition
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.identity import are_immutable, canonical_arguments
@@ -177,7 +179,17 @@ def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> byte
 class RecordedCall(Call[T_co], Generic[T_co]):
     """A call of a task, or of a workflow inside another one, whose outcome is recorded."""
 
-    __slots__ = ("_host", "_identity", "args", "definition", "digest", "kwargs")
+    __slots__ = (
+        "_host",
+        "_identity",
+        "args",
+        "body",
+        "definition",
+        "digest",
+        "is_held",
+        "kwargs",
+        "stake",
+    )
 
     def __init__(
         self,
@@ -194,11 +206,31 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         self._identity = identity
         self.id = identity[0]
         self.digest = identity[1]
+        self.body: Frame | None = None  # of the present attempt
+        self.is_held = False  # it waits, and no body of its own executes
+        self.stake: Stake | None = frame.stake
         self._host: Any = None
         self._steps = None
 
     def __repr__(self) -> str:
         return f"<call {self.id}>"
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes its result."""
+        return self.definition.codec
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no body of its own executes: it waits, or its body waits for other calls."""
+        body = self.body
+        return self.is_held or (body is not None and body.in_flight > 0 and not body.has_ended)
+
+    def use(self) -> None:
+        """Somebody else executes it, or it is not needed: it cannot be awaited any more."""
+        if self._steps is not None:
+            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+        self._steps = self
 
     def cancel(self) -> None:
         """Cancel whoever executes this call."""
@@ -231,7 +263,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def replay(self, recorded: Recorded) -> T_co:
         """The recorded result; or raise the recorded failure."""
         if recorded.kind == RESULT:
-            return self.definition.codec.decode(recorded.payload)  # type: ignore[no-any-return]
+            return self.codec.decode(recorded.payload)  # type: ignore[no-any-return]
         self._steps = self
         raise self._failure(failures.Failure.parse(recorded.payload))
 
@@ -260,21 +292,24 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         definition = self.definition
         if frame.is_cancelled or frame.has_ended or not run.is_open:
             await run.check_open(frame)
+        if self.stake is not None:
+            await self._check_stake()
         run.begin(self)
         # Usually the one that made the call; it waits now, and needs no slot meanwhile.
         body = FRAME.get() or frame
         body.enter_call()
         repeat: Repeat | None = None
         try:
-            if run.gate is not None:
-                await run.gate.wait(self.id, self._shown_arguments())
-                await run.check_open(frame)
+            if run.gate is not None or run.scheduler.is_draining:
+                await self._pass_gate()
             if frame.repeats is not None and (repeat := self._repeat()) is not None:
                 repeat.in_flight += 1
                 if repeat.in_flight > 1 and tally is None:  # a map takes its items in order
-                    run.warn_of_twins(definition.name)
+                    self._warn_of_twins()
             if definition.cache is None:
-                outcome = await attempt_all(self, frame)
+                outcome = await self._attempt()
+                if self.stake is not None:
+                    await self._settle(outcome)
                 promise = self._put(outcome, None, tally)
                 if promise is not None:
                     await promise
@@ -283,6 +318,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
                 async with run.cache.flight(definition.name, key):
                     outcome = await self._find_or_attempt(key)
         except BaseException as error:
+            self._give_up()
             if isinstance(error, StoreError | LeaseLost | RunCancelled):
                 run.break_off(error)
             if isinstance(error, Exception):
@@ -301,6 +337,44 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             raise self._failure(outcome.failure, outcome.error)
         return outcome.value  # type: ignore[no-any-return]
 
+    async def _attempt(self) -> Outcome:
+        """Execute the call, as often as its policies say."""
+        return await attempt_all(self, self.frame)
+
+    def _give_up(self) -> None:
+        """It was cut off before its outcome was recorded."""
+
+    def _warn_of_twins(self) -> None:
+        self.frame.run.warn_of_twins(self.definition.name)
+
+    async def _pass_gate(self) -> None:
+        """Wait where new calls may not start: for a rerun's drift to be known, or for ever."""
+        run = self.frame.run
+        if run.gate is not None:
+            await run.gate.wait(self.id, self._shown_arguments())
+            await run.check_open(self.frame)
+        if run.scheduler.is_draining:
+            self.is_held = True
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self.is_held = False
+
+    async def _check_stake(self) -> None:
+        """Raise the cancellation of an arm that has lost."""
+        if is_lost(self.stake):
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if self.frame.run.scheduler.loop.is_asyncio:
+                raise asyncio.CancelledError(f"{self.id} has lost: another call has won")
+            raise RuntimeError(f"{self.id} has lost: another call has won")
+
+    async def _settle(self, outcome: Outcome) -> None:
+        """Hand the outcome in to the contest that this call is an arm of."""
+        await self._check_stake()
+        stake = self.stake
+        if stake is not None and stake.arm is self:
+            stake.contest.settle(self, outcome.failure is None)
+
     def _repeat(self) -> Repeat | None:
         """The count of equal calls under this parent, if there is more than this one."""
         assert self.frame.repeats is not None
@@ -311,15 +385,18 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         definition = self.definition
         run = self.frame.run
         assert definition.cache is not None
-        payload = await run.cache.find(definition.name, key, time.time())
+        now = run.scheduler.clock.now
+        payload = await run.cache.find(definition.name, key, now())
         cached: CacheEntry | None = None
         try:
             assert payload is not None
-            outcome = Outcome(0, time.time(), payload, definition.codec.decode(payload))
+            outcome = Outcome(0, now(), payload, definition.codec.decode(payload))
         except (AssertionError, SerializationError):  # the annotation may have changed since
-            outcome = await attempt_all(self, self.frame)
+            outcome = await self._attempt()
             if outcome.failure is None:
-                cached = definition.cache.entry(definition.name, key, outcome.payload, time.time())
+                cached = definition.cache.entry(definition.name, key, outcome.payload, now())
+        if self.stake is not None:
+            await self._settle(outcome)
         promise = self._put(outcome, cached, None)
         if promise is not None:
             await promise
@@ -339,11 +416,12 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             self.id,
             frame.call_id,
             self.definition.name,
-            ERROR if failed else RESULT,
+            ERROR if failed else outcome.kind,
             outcome.payload,
             self._shown_arguments(),
             outcome.attempts,
             outcome.started,
+            outcome.signal,
         )
         # Equal calls wait until a shared result can be found.
         durability = self.definition.durability if cached is None else "sync"

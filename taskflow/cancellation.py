@@ -17,6 +17,7 @@ from taskflow.promises import Latch, uninterrupted
 
 __all__ = (
     "AsyncioGroup",
+    "Cancellable",
     "CancelledOnce",
     "Group",
     "Interruptible",
@@ -45,6 +46,7 @@ class CancelledOnce:
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
         self._task: asyncio.Task[Any] | None = None
+        self.is_cancelled = False  # also before it was entered
 
     def __enter__(self) -> CancelledOnce:
         self._task = asyncio.current_task()
@@ -59,6 +61,7 @@ class CancelledOnce:
         return self._outer.__exit__(kind, error, traceback)
 
     def cancel(self) -> None:
+        self.is_cancelled = True
         if self._task is not None and not self._outer.cancel_called:
             _cancelling[self._name] = self
             self._outer.cancel()
@@ -91,7 +94,13 @@ class Group(Protocol):
 
     async def __aenter__(self) -> Any: ...
     async def __aexit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None: ...
-    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable: ...
+    def cancel(self) -> None: ...
+
+
+class Cancellable(Protocol):
+    """One child of a group."""
+
     def cancel(self) -> None: ...
 
 
@@ -115,9 +124,10 @@ class AsyncioGroup:
                 await uninterrupted(self._ended)
                 raise
 
-    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
         scope = CancelledOnce()
         self._children[scope] = asyncio.get_running_loop().create_task(self._execute(child, scope))
+        return scope
 
     def cancel(self) -> None:
         self._is_cancelled = True
@@ -129,7 +139,7 @@ class AsyncioGroup:
     ) -> None:
         try:
             with scope:
-                if not self._is_cancelled:
+                if not (self._is_cancelled or scope.is_cancelled):
                     await child()
         finally:
             del self._children[scope]
@@ -150,8 +160,15 @@ class TrioGroup:
     async def __aexit__(self, *raised: Any) -> bool | None:
         return await self._group.__aexit__(*raised)
 
-    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._group.start_soon(child)
+    def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
+        scope = anyio.CancelScope()
+
+        async def execute() -> None:
+            with scope:
+                await child()
+
+        self._group.start_soon(execute)
+        return scope
 
     def cancel(self) -> None:
         self._group.cancel_scope.cancel()

@@ -15,7 +15,7 @@ MISSING_EXTRA = (
 def main() -> None:
     """Execute what the command line says, and exit: 0 done, 1 the run failed, 2 wrong use."""
     try:
-        from taskflow.cli_commands import app
+        from taskflow.cli_history import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise

@@ -10,8 +10,10 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import anyio
@@ -24,13 +26,26 @@ from taskflow.cli_inputs import UsageError, find_workflow, make_call
 from taskflow.cli_progress import display_on
 from taskflow.cli_records import json_of_run, json_of_runs, print_run, print_runs
 from taskflow.cli_report import as_json, exit_code, report
+from taskflow.cli_timeline import page_of, timeline_of
+from taskflow.cli_trace import trace_of
 from taskflow.errors import RunCancelled, RunNotFound, StoreError, TaskflowError, UnknownWorkflow
 from taskflow.identity import check_id
 from taskflow.records import RunStatus
 from taskflow.runtime import Runtime
 from taskflow.workflows import Workflow
 
-__all__ = ("app",)
+__all__ = (
+    "Db",
+    "RunId",
+    "Thread",
+    "Traceback",
+    "app",
+    "ask",
+    "check_writable",
+    "explained",
+    "recorded_id",
+    "say",
+)
 
 T = TypeVar("T")
 
@@ -112,7 +127,7 @@ def run(
 
     What is recorded is not executed again.
     """
-    with _explained(traceback_asked):
+    with explained(traceback_asked):
         workflow = _found(target, json_asked)
         call = make_call(workflow, input_text)
         job = Job(target, workflow, call, thread, db, run_id, supersede, wait)
@@ -129,7 +144,7 @@ def resume(
     traceback_asked: Traceback = False,
 ) -> None:
     """Continue a thread's latest run with its recorded input."""
-    with _explained(traceback_asked):
+    with explained(traceback_asked):
         _check_exists(db)
         job = Job(target, _found(target, json_asked), None, thread, db, wait=wait)
         _run(job, json_asked, traceback_asked)
@@ -145,14 +160,14 @@ def list_runs(
     traceback_asked: Traceback = False,
 ) -> None:
     """Show the runs of all threads, newest first."""
-    with _explained(traceback_asked):
-        records = _ask(db, lambda it: it.runs(status=status, workflow=workflow, limit=limit))
+    with explained(traceback_asked):
+        records = ask(db, lambda it: it.runs(status=status, workflow=workflow, limit=limit))
     if json_asked:
         sys.stdout.write(f"{as_json(json_of_runs(records))}\n")
     elif records:
         print_runs(records)
     else:
-        _say(f"No such runs in {db}.")
+        say(f"No such runs in {db}.")
 
 
 @app.command("show")
@@ -161,6 +176,20 @@ def show(
     db: Db = DEFAULT_DB,
     run_id: RunId = None,
     whole: Annotated[bool, typer.Option("--all", help="Every call, and whole values.")] = False,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--timeline",
+            metavar="FILE.html",
+            help="Write a page for a browser: the run drawn.",
+        ),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace", metavar="FILE.json", help="Write a trace for Perfetto or chrome://tracing."
+        ),
+    ] = None,
     json_asked: Json = False,
     traceback_asked: Traceback = False,
 ) -> None:
@@ -170,11 +199,19 @@ def show(
         record = await runtime.get(thread, run_id)
         return record, await runtime.tasks(thread, record.run_id)
 
-    with _explained(traceback_asked):
-        record, tasks = _ask(db, look)
+    with explained(traceback_asked):
+        files = [file for file in (page, trace) if file is not None]
+        for file in files:
+            check_writable(file)
+        record, tasks = ask(db, look)
+        timeline = timeline_of(record, tasks, now=time.time())
+        if page is not None:
+            _write(page, page_of(timeline))
+        if trace is not None:
+            _write(trace, trace_of(timeline))
     if json_asked:
         sys.stdout.write(f"{as_json(json_of_run(record, tasks))}\n")
-    else:
+    elif not files:
         print_run(record, tasks, whole=whole)
 
 
@@ -193,34 +230,30 @@ def forget(
         try:
             await runtime.forget(thread, task_id)
         except RunNotFound:
-            known = [each.task_id for each in await runtime.tasks(thread)]
-        else:
-            return task_id
-        found = [each for each in known if each.startswith(task_id)]
-        if len(found) > 1:
-            raise UsageError(f"{task_id} begins {len(found)} task ids: " + ", ".join(found[:5]))
-        await runtime.forget(thread, found[0] if found else task_id)
-        return found[0] if found else task_id
+            found = await recorded_id(runtime, thread, task_id)
+            await runtime.forget(thread, found)
+            return found
+        return task_id
 
-    with _explained(traceback_asked):
-        forgotten = _ask(db, drop)
-    _say(f"Forgotten: {forgotten} on thread {thread!r}. The next run executes it again.")
+    with explained(traceback_asked):
+        forgotten = ask(db, drop)
+    say(f"Forgotten: {forgotten} on thread {thread!r}. The next run executes it again.")
 
 
 @app.command("cancel")
 def cancel(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
     """End a thread's unfinished run for good, whoever executes it."""
-    with _explained(traceback_asked):
-        _ask(db, lambda runtime: runtime.cancel(thread))
-    _say(f"Cancelled: the run on thread {thread!r}. The next one is a new run.")
+    with explained(traceback_asked):
+        ask(db, lambda runtime: runtime.cancel(thread))
+    say(f"Cancelled: the run on thread {thread!r}. The next one is a new run.")
 
 
 @app.command("delete")
 def delete(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
     """Drop a thread with everything that is recorded on it."""
-    with _explained(traceback_asked):
-        _ask(db, lambda runtime: runtime.delete(thread))
-    _say(f"Deleted: thread {thread!r}, with everything that was recorded on it.")
+    with explained(traceback_asked):
+        ask(db, lambda runtime: runtime.delete(thread))
+    say(f"Deleted: thread {thread!r}, with everything that was recorded on it.")
 
 
 def _found(target: str, json_asked: bool) -> Workflow[..., Any, Any]:
@@ -244,20 +277,62 @@ def _run(job: Job, json_asked: bool, traceback_asked: bool) -> None:
     raise typer.Exit(exit_code(outcome))
 
 
-def _ask(db: str, question: Callable[[Runtime], Awaitable[T]]) -> T:
-    """What a runtime on an existing file answers."""
+async def recorded_id(
+    runtime: Runtime, thread_id: str, beginning: str, run_id: str | None = None
+) -> str:
+    """The recorded call whose id begins so. Raises UsageError where several do.
+
+    ``beginning`` itself where none does: whoever asks for that is told that it is not there.
+    """
+    known = [each.task_id for each in await runtime.tasks(thread_id, run_id)]
+    found = [each for each in known if each.startswith(beginning)]
+    if len(found) > 1 and beginning not in found:
+        raise UsageError(f"{beginning} begins {len(found)} task ids: " + ", ".join(found[:5]))
+    return found[0] if len(found) == 1 else beginning
+
+
+def ask(db: str, question: Callable[[Runtime], Awaitable[T]], *, is_made: bool = False) -> T:
+    """What a runtime on an existing file answers; or on a new one, if it ``is_made``."""
 
     async def main() -> T:
         async with opened(Runtime(db)) as runtime:
             return await question(runtime)
 
-    _check_exists(db)
+    if not is_made:
+        _check_exists(db)
     return anyio.run(main)
 
 
 def _check_exists(db: str) -> None:
     if not os.path.exists(db):
         raise UsageError(f"there is no file {db}: name the database with --db, or in TASKFLOW_DB")
+
+
+def check_writable(file: str) -> None:
+    if os.path.isdir(file or "."):
+        raise UsageError(f"cannot write {file or 'a file without a name'}: that is a folder")
+    folder = os.path.dirname(file) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"cannot write {file}: there is no folder {folder}")
+
+
+def _write(file: str, text: str) -> None:
+    """Whoever reads the file finds what was there before, or the whole text."""
+    # Text that UTF-8 cannot carry stands in JSON strings only, where its escape means the same.
+    content = text.encode("utf-8", "backslashreplace")
+    path = Path(file)
+    is_draft = path.is_file() or not path.exists()  # no pipe, and no terminal
+    if is_draft:
+        path = Path(f"{os.path.realpath(file)}.{os.getpid()}.part")
+    try:
+        path.write_bytes(content)
+        if is_draft:
+            path.replace(os.path.realpath(file))
+    except OSError as error:
+        if is_draft:
+            path.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {file}: {error.strerror or error}") from error
+    say(f"Written: {file} ({len(content) / 1000:,.0f} kB)")
 
 
 @contextlib.contextmanager
@@ -268,7 +343,7 @@ def _prints_aside(json_asked: bool) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _explained(traceback_asked: bool) -> Generator[None]:
+def explained(traceback_asked: bool) -> Generator[None]:
     """Say what was wrong in a line, without a traceback unless it was asked for, and exit."""
     try:
         yield
@@ -276,7 +351,7 @@ def _explained(traceback_asked: bool) -> Generator[None]:
         if traceback_asked:
             sys.stderr.write("".join(traceback.format_exception(error)))
         else:
-            _say(f"taskflow: {_explanation(error)}", "red")
+            say(f"taskflow: {_explanation(error)}", "red")
         raise typer.Exit(STORE_FAILED if isinstance(error, StoreError) else WRONG_USE) from None
 
 
@@ -294,5 +369,5 @@ def _explanation(error: Exception) -> str:
     return text
 
 
-def _say(text: str, style: str = "") -> None:
+def say(text: str, style: str = "") -> None:
     Console(stderr=True, highlight=False).print(Text(text, style), soft_wrap=True)

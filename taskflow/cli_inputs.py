@@ -15,7 +15,7 @@ from taskflow.errors import SerializationError
 from taskflow.tasks import Task
 from taskflow.workflows import Workflow, WorkflowCall
 
-__all__ = ("UsageError", "find_workflow", "make_call")
+__all__ = ("UsageError", "find_workflow", "given_json", "make_call")
 
 
 Json: TypeAlias = dict[str, Any] | list[Any] | str | float | None
@@ -61,10 +61,7 @@ def make_call(workflow: Workflow[..., Any, Any], text: str | None) -> WorkflowCa
     An object holds the parameters by name, an array positional arguments, and anything else is
     the one argument. Values are decoded to the parameters' annotations. Raises UsageError.
     """
-    try:
-        given: Json = [] if text is None else decode_plain(_content(text))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--input is not JSON: {error}") from error
+    given: Json = [] if text is None else given_json(text, "--input")
     try:
         if isinstance(given, dict):
             arguments = _by_name(workflow, given)
@@ -83,6 +80,14 @@ def make_call(workflow: Workflow[..., Any, Any], text: str | None) -> WorkflowCa
         ) from error
     call.use()  # nobody awaits it where the database turns out to be unusable
     return call
+
+
+def given_json(text: str, what: str) -> Any:
+    """The value of JSON, or of the JSON in the file of ``@file``. Raises UsageError."""
+    try:
+        return decode_plain(_content(text, what))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} is not JSON: {error}") from error
 
 
 def _import(name: str) -> ModuleType:
@@ -116,13 +121,13 @@ def _offer(module: ModuleType) -> str:
     return "its workflows: " + ", ".join(f"{module.__name__}:{name}" for name in names)
 
 
-def _content(text: str) -> bytes:
+def _content(text: str, what: str) -> bytes:
     if not text.startswith("@"):
         return text.encode()
     try:
         return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).read_bytes()
     except OSError as error:
-        raise UsageError(f"--input {text}: {error.strerror or error}") from error
+        raise UsageError(f"{what} {text}: {error.strerror or error}") from error
 
 
 def _by_name(workflow: Workflow[..., Any, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import msgspec
 
 from taskflow.errors import SerializationError
+from taskflow.pending import Wait
 
 __all__ = (
     "NESTING_LIMIT",
@@ -26,8 +27,10 @@ __all__ = (
     "annotation_for",
     "canonical_json",
     "decode_plain",
+    "decode_waits",
     "encode_plain",
     "is_plain",
+    "json_schema",
     "nesting",
 )
 
@@ -120,6 +123,21 @@ def is_plain(value: object) -> bool:
         return nesting(payload) <= NESTING_LIMIT and _same(value, _decoder.decode(payload))
     except (TypeError, ValueError, RecursionError, NotImplementedError):
         return False
+
+
+def decode_waits(payload: bytes | None) -> list[Wait]:
+    """What is recorded of a paused run's waits."""
+    return [] if payload is None else [Wait(**fields) for fields in decode_plain(payload)]
+
+
+def json_schema(annotation: Any) -> dict[str, Any] | None:
+    """What JSON an annotation is decoded from, as JSON Schema; ``None`` where that is not told."""
+    if _is_pydantic(annotation):
+        return annotation.model_json_schema()  # type: ignore[no-any-return]
+    try:
+        return msgspec.json.schema(annotation)
+    except (TypeError, NotImplementedError, RecursionError):
+        return None
 
 
 class Codec:

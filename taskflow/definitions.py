@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from taskflow.cache import CachePolicy
 from taskflow.codec import Codec
@@ -18,7 +19,7 @@ from taskflow.identity import Binder, name_part, where_of
 from taskflow.records import Durability
 from taskflow.retry import RetryPolicy
 
-__all__ = ("BodyKind", "Definition")
+__all__ = ("BodyKind", "Definition", "definitions_of")
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -89,6 +90,7 @@ class Definition(Generic[P, R_co, T_co]):
             if hasattr(fn, attribute):
                 setattr(self, attribute, getattr(fn, attribute))
         self.__wrapped__ = fn
+        _DEFINED.setdefault(self.name, WeakValueDictionary())[self.where] = self
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lower()} {self.name}>"
@@ -127,6 +129,15 @@ class Definition(Generic[P, R_co, T_co]):
                 f"{self.name}(): its annotations cannot be evaluated ({error}): import what they "
                 "name where the function is defined, not under TYPE_CHECKING"
             ) from error
+
+
+# Every decorated function of this process, by name and by place: the latest in each place.
+_DEFINED: Final[dict[str, WeakValueDictionary[str, Definition[..., Any, Any]]]] = {}
+
+
+def definitions_of(name: str) -> list[Definition[..., Any, Any]]:
+    """The tasks and workflows of that name; a plain `Definition` tells nothing of its results."""
+    return [each for each in _DEFINED.get(name, {}).values() if type(each) is not Definition]
 
 
 def _default_name(fn: Callable[..., Any]) -> str:

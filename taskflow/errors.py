@@ -5,11 +5,15 @@ TaskflowError
 ├── ThreadBusy (RuntimeError)          somebody else executes this thread's run
 ├── RunUnfinished (RuntimeError)       the thread's latest run has another input and has not ended
 ├── RunNotFound (LookupError)          no such thread, run or recorded call
+├── ThreadExists (ValueError)          a thread is to be made under an id that is taken
 ├── RunCancelled (RuntimeError)        the run was cancelled for good
+├── RunPaused (RuntimeError)           the run waits for signals or times, and nothing executes
+├── RunSetAside (RuntimeError)         the run was taken over again and again, without any progress
 ├── UnknownWorkflow (LookupError)      a recorded run names a workflow this runtime was not given
 ├── HistoryMismatch (RuntimeError)     what is recorded and what is asked do not belong together
 ├── TaskNameConflict (ValueError)      one name, two functions, one run
 ├── SerializationError (TypeError)     a value that would not come back as it was
+├── ImportRefused (ValueError)         what is to be imported is not one whole export
 ├── TaskFailed (RuntimeError)          stands for a recorded exception that cannot be rebuilt
 ├── TaskTimeout (TimeoutError)         an attempt took longer than its limit
 ├── LeaseLost (RuntimeError)           another runtime has taken this run over
@@ -20,13 +24,20 @@ TaskflowError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from taskflow.pending import Wait
+
 __all__ = (
     "CheckpointCorrupt",
     "HistoryMismatch",
+    "ImportRefused",
     "LeaseLost",
     "NotInRun",
     "RunCancelled",
     "RunNotFound",
+    "RunPaused",
+    "RunSetAside",
     "RunUnfinished",
     "SchemaTooNew",
     "SerializationError",
@@ -36,6 +47,7 @@ __all__ = (
     "TaskTimeout",
     "TaskflowError",
     "ThreadBusy",
+    "ThreadExists",
     "UnknownWorkflow",
 )
 
@@ -91,6 +103,17 @@ class RunNotFound(TaskflowError, LookupError):
         super().__init__(f"the store holds no {what} on thread {thread_id!r}")
 
 
+class ThreadExists(TaskflowError, ValueError):
+    """Raised when a thread is to be made by a fork or an import, and its id is taken."""
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(
+            f"there is a thread {thread_id!r} already, and nothing was written to it: choose "
+            "another id, or delete() that thread first"
+        )
+
+
 class RunCancelled(TaskflowError, RuntimeError):
     """Raised to whoever waits for, or asks again for, a run that was cancelled for good."""
 
@@ -100,6 +123,44 @@ class RunCancelled(TaskflowError, RuntimeError):
         super().__init__(
             f"run {run_id!r} on thread {thread_id!r} was cancelled; that is final: "
             "run the workflow again without this run_id to begin a new run"
+        )
+
+
+class RunPaused(TaskflowError, RuntimeError):
+    """Raised to whoever asked for a run's result when nothing of it executes until a wait is over.
+
+    ``waits`` are all that is open. The run goes on where it is run again, or resumed, after its
+    signal was sent or its time has come.
+    """
+
+    def __init__(self, thread_id: str, run_id: str, waits: Sequence[Wait]) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        self.waits = tuple(waits)
+        pending = ", ".join(
+            f"the signal {each.name!r}" if each.kind == "signal" else "a timer"
+            for each in self.waits[:5]
+        )
+        super().__init__(
+            f"run {run_id!r} on thread {thread_id!r} is paused, and waits for {pending}: send "
+            "the signal with Runtime.send() and run it again, or wait for it with wait=True"
+        )
+
+
+class RunSetAside(TaskflowError, RuntimeError):
+    """The failure of a run that recovery has given up.
+
+    It was taken over ``takeovers`` times from runtimes that died, without any progress.
+    """
+
+    def __init__(self, thread_id: str, run_id: str, takeovers: int) -> None:
+        self.thread_id = thread_id
+        self.run_id = run_id
+        self.takeovers = takeovers
+        super().__init__(
+            f"run {run_id!r} on thread {thread_id!r} was taken over {takeovers} times from "
+            "runtimes that died, and recorded nothing in between: it is set aside; find what ends "
+            "its process, then resume it"
         )
 
 
@@ -136,6 +197,19 @@ class TaskNameConflict(TaskflowError, ValueError):
 
 class SerializationError(TaskflowError, TypeError):
     """Raised when a value would not come back from its record as it was."""
+
+
+class ImportRefused(TaskflowError, ValueError):
+    """Raised when lines are not one whole export that this taskflow reads; nothing was written.
+
+    ``line`` counts from 1.
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        self.line = line
+        super().__init__(
+            f"line {line} of the export: {reason}; nothing was imported: export the thread again"
+        )
 
 
 class TaskFailed(TaskflowError, RuntimeError):

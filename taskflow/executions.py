@@ -1,68 +1,141 @@
-"""One run of a workflow while this runtime executes it, and who waits for it."""
+"""One run of a workflow in the hands of this runtime, and who waits for it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from contextvars import Context, copy_context
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+from msgspec import structs
 
 from taskflow import failures
 from taskflow.attempts import attempt_all
 from taskflow.cancellation import Interruptible
+from taskflow.clocks import Alarm, Clock
+from taskflow.codec import encode_plain
+from taskflow.contests import Stake
 from taskflow.errors import (
     RunCancelled,
+    RunPaused,
+    RunSetAside,
     RunUnfinished,
     StoreError,
     TaskflowError,
     ThreadBusy,
 )
+from taskflow.feeds import Feed, Feeds
 from taskflow.journal import Journal
+from taskflow.pending import Wait
 from taskflow.promises import Latch, uninterrupted
-from taskflow.records import Claim, Claimed, Finish, RunStatus
-from taskflow.runs import FRAME, Run, again
+from taskflow.records import Claim, Claimed, Finish, RunStatus, Sent, Signal
+from taskflow.runs import FRAME, Frame, Run, again
 from taskflow.workflows import Workflow
 
-__all__ = ("Execution", "RunHandle")
+__all__ = ("Execution", "Keeper", "RunHandle")
 
 T = TypeVar("T")
 
 
-class Execution:
-    """Claims a run, executes its workflow, and ends or releases the run.
+class Keeper(Protocol):
+    """What an execution needs of the runtime that keeps it."""
 
-    Equal calls join it; when the last of those who wait is cancelled, so is the execution.
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def feeds(self) -> Feeds: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def max_takeovers(self) -> int: ...
+    @property
+    def is_ending(self) -> bool:
+        """Whether the runtime is being drained or closed."""
+        ...
+
+    def open_run(self, claimed: Claimed) -> Run: ...
+    def spawn(self, execution: Execution) -> None: ...
+    def begun(self, execution: Execution) -> None: ...
+    def ended(self, execution: Execution) -> None: ...
+    def fell_asleep(self, execution: Execution, due: float | None) -> None: ...
+    def wake(self, execution: Execution) -> None: ...
+    def given_up(self, execution: Execution) -> None: ...
+
+
+class Execution:
+    """Claims a run, executes its workflow, and ends, pauses or releases the run.
+
+    Equal calls join it; when the last of those who wait is cancelled, so is the execution. Who
+    waits is *patient* or not: the others are told when the run pauses. While somebody patient waits
+    for a paused run, the execution is *asleep*: nothing is kept but this object until it is woken.
     """
 
-    def __init__(
-        self,
-        claim: Claim,
-        workflow: Workflow[..., Any, Any],
-        journal: Journal,
-        open_run: Callable[[Claimed], Run],
-    ) -> None:
+    __slots__ = (
+        "_body",
+        "_context",
+        "_error",
+        "_error_was_raised",
+        "_final",
+        "_keeper",
+        "_mark",
+        "_pause",
+        "_payload",
+        "_run",
+        "_unwinding",
+        "_waits_for",
+        "alarm",
+        "begun",
+        "claim",
+        "ended",
+        "epoch",
+        "is_asleep",
+        "is_automatic",
+        "is_awaited",
+        "is_woken",
+        "patient",
+        "round_over",
+        "run_id",
+        "status",
+        "task",
+        "waiters",
+        "workflow",
+    )
+
+    def __init__(self, claim: Claim, workflow: Workflow[..., Any, Any], keeper: Keeper) -> None:
         self.claim = claim
         self.workflow = workflow
         self.waiters = 0
-        self.waits_for: list[Execution] = []  # those that its own body waits for
+        self.patient = 0  # of those
         self.begun = Latch()  # the run is ours, or answered, or refused
         self.ended = Latch()
+        self.round_over: Latch | None = Latch()  # it has ended, or paused; None while asleep
         self.run_id = claim.run_id
+        self.epoch = 0
         self.status = RunStatus.RUNNING
-        self._journal = journal
-        self._open_run = open_run
         self.task: object = None  # what executes `main`
-        self.when_ended: Callable[[], object] = lambda: None  # before anybody is told
+        self.alarm: Alarm | None = None  # while asleep: when the first of its waits is over
+        self.is_asleep = False
+        self.is_woken = False  # while it is being paused: it is to go on at once
+        self.is_automatic = False  # nobody asked for this round but its signal, time or recovery
+        self.is_awaited = False  # somebody has asked for its result
+        self._context: Context = copy_context()  # the first caller's
+        self._waits_for: list[Execution] | None = None  # those that its own body waits for
+        self._keeper = keeper
         self._payload: bytes | None = None
         self._error: BaseException | None = None
         self._error_was_raised = False
         self._run: Run | None = None
         self._body: Interruptible | None = None  # while the workflow executes
+        self._pause: list[Wait] | None = None  # what it is paused for
+        self._mark = 0  # how many calls had ended when it was decided to pause
         self._unwinding = False
         self._final = False
+
+    @property
+    def thread_id(self) -> str:
+        """The thread that it is about."""
+        return self.claim.thread_id
 
     @property
     def run(self) -> Run | None:
@@ -70,9 +143,23 @@ class Execution:
         return self._run
 
     @property
+    def error(self) -> BaseException | None:
+        """What it has ended with, if that is an error."""
+        return self._error
+
+    @property
+    def context(self) -> Context:
+        """The context to execute in."""
+        return self._context.copy()
+
+    @property
     def is_unwinding(self) -> bool:
         """Whether it was cancelled: who comes now waits for its end, and continues the run."""
-        return self._unwinding
+        return self._unwinding and self._pause is None
+
+    def is_over(self, *, patient: bool) -> bool:
+        """Whether it has ended, or, for one who is not patient, has paused."""
+        return self.ended.done() or (not patient and self.is_asleep)
 
     def answers(self, claim: Claim) -> bool:
         """Whether ``claim`` asks for what is executed here."""
@@ -81,25 +168,7 @@ class Execution:
 
     def leads_to(self, other: Execution) -> bool:
         """Whether its body waits for ``other``, by however many steps, or is it."""
-        return self is other or any(each.leads_to(other) for each in self.waits_for)
-
-    async def wait(self) -> Any:
-        """The workflow's result, decoded anew for each who waits.
-
-        A cancelled waiter leaves; the last one stays until the execution has been unwound. Raises
-        ThreadBusy where the waiter is code of a run that this one waits for.
-        """
-        frame = FRAME.get()
-        waiting = None if frame is None else frame.run.execution
-        if isinstance(waiting, Execution):
-            if self.leads_to(waiting):
-                raise ThreadBusy(self.claim.thread_id, "the run would wait for itself")
-            waiting.waits_for.append(self)
-        try:
-            return await self._wait()
-        finally:
-            if isinstance(waiting, Execution):
-                waiting.waits_for.remove(self)
+        return self is other or any(each.leads_to(other) for each in self._waits_for or ())
 
     def leads_to_caller(self) -> bool:
         """Whether the current code belongs to this execution, or to one that it waits for."""
@@ -107,29 +176,72 @@ class Execution:
         waiting = None if frame is None else frame.run.execution
         return isinstance(waiting, Execution) and self.leads_to(waiting)
 
-    async def _wait(self) -> Any:
-        self.waiters += 1
+    async def wait(self, *, patient: bool = True) -> Any:
+        """The workflow's result, decoded anew for each who waits.
+
+        A cancelled waiter leaves; the last one stays until the execution has been unwound. Raises
+        RunPaused where it pauses and the waiter is not patient, and ThreadBusy where the waiter is
+        code of a run that this one waits for.
+        """
+        frame = FRAME.get()
+        waiting = None if frame is None else frame.run.execution
+        if not isinstance(waiting, Execution):
+            return await self._wait(patient)
+        if self.leads_to(waiting):
+            raise ThreadBusy(self.thread_id, "the run would wait for itself")
+        if waiting._waits_for is None:
+            waiting._waits_for = []
+        waiting._waits_for.append(self)
         try:
-            await self.ended.wait()
+            return await self._wait(patient)
+        finally:
+            waiting._waits_for.remove(self)
+
+    async def _wait(self, patient: bool) -> Any:
+        self.join(patient=patient)
+        self.is_awaited = True
+        # Who is not patient hears of the pause, though the run may go on by then.
+        over = self.ended if patient or self.round_over is None else self.round_over
+        try:
+            await over.settled()
         except BaseException:
-            self.waiters -= 1
-            if self.waiters == 0 and not self.ended.done():
-                self.cancel()
-                await uninterrupted(self.ended)
+            await self.leave(patient=patient)
             raise
         self.waiters -= 1
+        self.patient -= patient
+        if over.error is not None:
+            raise again(over.error)
         return self.outcome()
 
-    async def wait_begun(self) -> None:
-        """Become a waiter until the runtime closes, once the run is ours or answered.
+    def join(self, *, patient: bool) -> None:
+        """Become somebody who waits."""
+        self.waiters += 1
+        self.patient += patient
+
+    async def leave(self, *, patient: bool) -> None:
+        """Wait no more; the last one unwinds the execution."""
+        self.waiters -= 1
+        self.patient -= patient
+        if self.waiters or self.ended.done():
+            return
+        if self.is_asleep:
+            self._keeper.given_up(self)
+            return
+        self.cancel()
+        if self.round_over is not None:
+            await uninterrupted(self.round_over)
+
+    async def wait_begun(self, *, patient: bool = True) -> None:
+        """Become one who waits, once the run is ours or answered.
 
         Raises why the claim was turned down.
         """
-        self.waiters += 1
+        self.join(patient=patient)
         try:
             await self.begun.wait()
         except BaseException:
             self.waiters -= 1
+            self.patient -= patient
             if self.waiters == 0 and not self.ended.done():
                 self.cancel()
             raise
@@ -151,14 +263,74 @@ class Execution:
     def cancel(self, *, final: bool = False) -> None:
         """Unwind it; with ``final`` the run is over for good, else anybody may continue it."""
         self._final = self._final or final
+        if self.is_asleep:
+            if final:
+                self.wake()
+            else:
+                self.end(self._interrupted())
+            return
         self._interrupt()
 
-    def _interrupt(self) -> None:
-        self._unwinding = True
-        if self._run is not None:
-            self._run.unwinding = True
-        if self._body is not None:
-            self._body.cancel()
+    def pause(self) -> None:
+        """Unwind it until a signal or a time comes: it is idle, and waits for nothing else."""
+        run = self._run
+        if run is not None and not self._unwinding and self._body is not None:
+            self._pause = list(run.waits.values())
+            self._mark = run.executed
+            self._interrupt()
+
+    def wake(self) -> None:
+        """Go on with a paused run."""
+        if not self.is_asleep:
+            self.is_woken = True
+            return
+        self.is_asleep = self.is_woken = False
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+        self.claim = structs.replace(
+            self.claim, run_id=self.run_id, now=self._keeper.clock.now(), supersede=False
+        )
+        self.round_over = self.round_over or Latch()
+        self._unwinding = False
+        self._pause = None
+        self._keeper.spawn(self)
+
+    def ring(self) -> None:
+        """The first of its waits is over."""
+        self._keeper.wake(self)
+
+    def deliver(self, signal: Signal, sent: Sent) -> None:
+        """A signal has been sent to the run in this process."""
+        if self.is_asleep:
+            self._keeper.wake(self)
+            return
+        run = self._run
+        if run is None or sent.run_id != run.run_id or not self.begun.done():
+            self.is_woken = True
+        else:
+            run.deliver(signal, sent)
+        if self._pause is not None:
+            self.is_woken = True
+
+    def look_for_signals(self) -> None:
+        """Others have sent signals to the run."""
+        if self.is_asleep:
+            self._keeper.wake(self)
+        elif self._run is None or self._pause is not None:
+            self.is_woken = True
+        else:
+            self._run.spawn_look()
+
+    def end(self, error: BaseException) -> None:
+        """It has ended, as far as this runtime is concerned, without being executed again."""
+        self.is_asleep = False
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+        self._fail(error)
+        self._keeper.ended(self)
+        self._tell_end()
 
     async def main(self) -> None:
         """Execute it all; what it came to is kept, never raised."""
@@ -167,36 +339,99 @@ class Execution:
         except BaseException as error:
             self._fail(error)
         finally:
-            if self._error is None and self._payload is None:
-                self._error = self._interrupted()
-            self.when_ended()
-            if not self.begun.done():
-                self.begun.set_result()
-            self.ended.set_result()
+            if self._is_paused():
+                self._fall_asleep_or_end()
+            else:
+                if self._error is None and self._payload is None:
+                    self._error = self._interrupted()
+                self._keeper.ended(self)
+                self._tell_end()
 
     def abandon(self) -> None:
         """What executes it has ended: asyncio may cancel a task before its first step."""
-        if not self.ended.done():
+        if not self.ended.done() and not self.is_asleep:
             self._error = self._error or self._interrupted()
-            self.when_ended()
+            self._keeper.ended(self)
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        for latch in (self.begun, self.ended, self.round_over):
+            if latch is not None and not latch.done():
+                latch.set_result()
+
+    def _is_paused(self) -> bool:
+        return self._error is None and self._payload is None and self.status == RunStatus.PAUSED
+
+    def _fall_asleep_or_end(self) -> None:
+        """The run is paused: whoever is not patient is told so, and the others wait on."""
+        run, waits = self._run, self._pause or []
+        self._run = self._pause = self.task = None
+        if run is not None:
+            run.log_noted()
+        is_ending = self._keeper.is_ending
+        if ((self.is_woken and self.waiters) or self._final) and not is_ending:
+            self.is_asleep = True
+            self.wake()
+            return
+        paused = None
+        if self.waiters > self.patient or not self.patient or is_ending:
+            paused = RunPaused(self.thread_id, self.run_id or "", waits)
+        if not self.patient or is_ending:
+            self._error = paused
+            self._keeper.ended(self)
+            self._tell_end()
+            return
+        self.is_asleep = True
+        round_over, self.round_over = self.round_over, None
+        deadlines = (each.deadline for each in waits if each.deadline is not None)
+        self._keeper.fell_asleep(self, min(deadlines, default=None))
+        if round_over is not None and paused is not None:
+            round_over.set_exception(paused)
+        elif round_over is not None:
+            round_over.set_result()
+        if not self.begun.done():
             self.begun.set_result()
-            self.ended.set_result()
+
+    def _interrupt(self) -> None:
+        self._unwinding = True
+        if self._run is not None:
+            self._run.unwinding = True
+        if self._body is not None:
+            self._body.cancel()
+
+    @property
+    def _feed(self) -> Feed | None:
+        return self._keeper.feeds.threads.get(self.thread_id)
 
     async def _main(self) -> None:
-        latch, answer = self._journal.claim(self.claim)
-        await self._wait_for(latch)
+        latch, answer = self._keeper.journal.claim(self.claim)
+        try:
+            await self._wait_for(latch)
+        except ThreadBusy:
+            if self.status != RunStatus.PAUSED or self._final:
+                raise
+            return  # somebody else has woken it: it stays asleep here until that has come to an end
         (claimed,) = answer
         self.run_id = claimed.row.run_id
+        self.epoch = claimed.row.epoch
         if claimed.is_answer:
             self._payload = claimed.row.result
             self.status = RunStatus.SUCCESS
+            self._tell_success()
             return
-        run = self._run = self._open_run(claimed)
+        self.status = RunStatus.RUNNING
+        run = self._run = self._keeper.open_run(claimed)
         run.interrupt = self._interrupt
+        run.pause = self.pause
         run.execution = self
-        run.unwinding = self._unwinding
-        self.begun.set_result()
-        finish = Finish(run.key, RunStatus.RUNNING, time.time())
+        run.unwinding = self._unwinding or self._final
+        self._unwinding = run.unwinding
+        self._keeper.begun(self)
+        if not self.begun.done():
+            self.begun.set_result()
+        if (feed := self._feed) is not None:
+            feed.run_started(run.run_id, self.workflow.name)
+        finish = Finish(run.key, RunStatus.RUNNING, self._keeper.clock.now())
         body = run.scheduler.loop.interruptible()
         try:
             with body:
@@ -204,6 +439,9 @@ class Execution:
                     self._body = body
                     if not claimed.is_new:
                         await run.load()
+                    if self.is_woken:  # by a signal that came between the claim and now
+                        self.is_woken = False
+                        await run.look_for_signals()
                     finish = await self._execute(run)
         except BaseException as error:
             run.unwinding = run.unwinding or not isinstance(error, Exception)
@@ -224,9 +462,15 @@ class Execution:
     async def _execute(self, run: Run) -> Finish:
         """Execute the workflow's body; how the run ends by it."""
         workflow = self.workflow
+        if run.row.takeovers > self._keeper.max_takeovers:
+            error = RunSetAside(run.thread_id, run.run_id, run.row.takeovers - 1)
+            self._error = error
+            payload = failures.record(error).encode()
+            return Finish(run.key, RunStatus.ERROR, self._keeper.clock.now(), error=payload)
         args, kwargs = workflow.decode_input(run.row.input)
         root = run.root()
         outcome = await attempt_all(_Body(workflow, root.digest, args, kwargs), root)
+        now = self._keeper.clock.now()
         if outcome.failure is not None:
             assert outcome.error is not None
             self._error = outcome.error
@@ -234,27 +478,33 @@ class Execution:
             return Finish(
                 run.key,
                 RunStatus.ERROR,
-                time.time(),
+                now,
                 error=outcome.payload,
                 unrecord=tuple(outcome.failure.ended_by),
             )
         self._payload = outcome.payload
-        return Finish(
-            run.key, RunStatus.SUCCESS, time.time(), result=outcome.payload, saved=run.saved
-        )
+        return Finish(run.key, RunStatus.SUCCESS, now, result=outcome.payload, saved=run.saved)
 
     async def _conclude(self, run: Run, finish: Finish) -> None:
         """End everything that still executes, then have the end of the run committed."""
         with contextlib.suppress(asyncio.CancelledError):
             await run.end_strays()
         run.has_ended = True
-        release = Finish(run.key, RunStatus.RUNNING, time.time())
+        now = self._keeper.clock.now()
+        # Who was cut off because the runtime ends is continued by whoever recovers.
+        due = 0.0 if self._keeper.is_ending else None
+        release = Finish(run.key, RunStatus.RUNNING, now, due=due)
         if self._final:
-            finish = Finish(run.key, RunStatus.CANCELLED, time.time())
+            finish = Finish(run.key, RunStatus.CANCELLED, now)
             self._fail(RunCancelled(run.thread_id, run.run_id))
         elif run.broken is not None:
             finish = release
             self._fail(run.broken)
+        elif self._pause is not None:
+            self._payload = self._error = None
+            # Something it waited for has come while it was being unwound.
+            self.is_woken = self.is_woken or run.executed > self._mark
+            finish = self._paused(run, now)
         elif self._unwinding or run.unwinding:
             finish = release
             self._payload = None
@@ -262,24 +512,55 @@ class Execution:
                 self._fail(self._interrupted())
         run.flush()
         try:
-            await self._wait_for(self._journal.finish(finish))
+            await self._wait_for(self._keeper.journal.finish(finish))
         except TaskflowError as error:
             self._fail(run.broken or error)
             if finish is not release and isinstance(error, StoreError):
                 # The store may take less than it was given: let others continue the run.
                 with contextlib.suppress(TaskflowError):
-                    await self._wait_for(self._journal.finish(release))
+                    await self._wait_for(self._keeper.journal.finish(release))
+            self._tell_unfinished(run, final=False)
             return
         self.status = RunStatus(finish.status)
         if finish.status == RunStatus.SUCCESS:
             run.report_drift()
+            self._tell_success()
+        elif (feed := self._feed) is None:
+            pass
+        elif finish.status == RunStatus.ERROR:
+            feed.run_failed(run.run_id, self.workflow.name, failures.describe(finish.error or b""))
+        elif finish.status == RunStatus.PAUSED:
+            feed.run_paused(run.run_id, self.workflow.name, self._pause or [])
+        else:
+            self._tell_unfinished(run, final=finish.status == RunStatus.CANCELLED)
+
+    def _paused(self, run: Run, now: float) -> Finish:
+        waits = self._pause or []
+        deadlines = (each.deadline for each in waits if each.deadline is not None)
+        return Finish(
+            run.key,
+            RunStatus.PAUSED,
+            now,
+            waits=encode_plain(waits),
+            due=0.0 if self.is_woken else min(deadlines, default=None),
+            last_signal=run.inbox.latest,
+        )
+
+    def _tell_success(self) -> None:
+        feed = self._feed
+        if feed is not None and self._payload is not None:
+            feed.run_completed(self.run_id or "", self.workflow.name, self._payload)
+
+    def _tell_unfinished(self, run: Run, *, final: bool) -> None:
+        if (feed := self._feed) is not None:
+            feed.run_cancelled(run.run_id, self.workflow.name, final)
 
     def _interrupted(self) -> RunUnfinished:
         """What those hear who still wait for a run that was unwound."""
         return RunUnfinished(
-            self.claim.thread_id,
+            self.thread_id,
             self.run_id or "",
-            "it was interrupted, as its runtime was closed; run it again to continue",
+            "it was interrupted, as its runtime was closed or drained; run it again to continue",
         )
 
     def _fail(self, error: BaseException) -> None:
@@ -293,6 +574,7 @@ class _Body:
     """The run's own body, as something to be attempted."""
 
     id: str | None = None
+    stake: Stake | None = None
 
     def __init__(
         self,
@@ -305,6 +587,7 @@ class _Body:
         self.digest = digest
         self.args = args
         self.kwargs = kwargs
+        self.body: Frame | None = None
 
 
 class RunHandle(Generic[T]):
@@ -316,7 +599,7 @@ class RunHandle(Generic[T]):
     @property
     def thread_id(self) -> str:
         """The thread that it runs on."""
-        return self._execution.claim.thread_id
+        return self._execution.thread_id
 
     @property
     def run_id(self) -> str:
@@ -329,7 +612,7 @@ class RunHandle(Generic[T]):
         return self._execution.status
 
     async def result(self) -> T:
-        """Wait for the result. Raises what the workflow raised, or RunCancelled."""
+        """Wait for the result, through pauses. Raises what the workflow raised, or RunCancelled."""
         return await self._execution.wait()  # type: ignore[no-any-return]
 
     async def cancel(self) -> None:

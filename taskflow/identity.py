@@ -29,6 +29,7 @@ __all__ = (
     "idempotency_key",
     "name_part",
     "run_digest",
+    "signal_id",
     "where_of",
 )
 
@@ -71,6 +72,11 @@ def name_part(name: str, version: str) -> bytes:
 def idempotency_key(thread_id: str, call_id: str) -> str:
     """32 hex digits that stand for one call on one thread, whoever executes it and how often."""
     return hashlib.blake2b(f"{thread_id}\0{call_id}".encode(), digest_size=16).hexdigest()
+
+
+def signal_id(name: str, given: str) -> str:
+    """The id of a signal's row on its thread, from the id that its sender gave it."""
+    return f"{name}:{blake2b(given.encode(), digest_size=16, person=b'signal').hexdigest()}"
 
 
 def fingerprint(part: bytes, arguments: bytes) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import anyio
 
 from taskflow.errors import LeaseLost, RunCancelled, StoreError
+from taskflow.feeds import Feeds
 from taskflow.loops import Loop
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
@@ -25,6 +26,8 @@ from taskflow.records import (
     Finish,
     RunKey,
     RunStatus,
+    Sent,
+    Signal,
     Unrecord,
 )
 from taskflow.stores.base import Store
@@ -40,17 +43,18 @@ MAX_BACKLOG_ROWS: Final = 10_000
 class _Group:
     """What is committed together: a batch, and for each of its writes who waits for it."""
 
-    __slots__ = ("batch", "checkpoints", "claims", "ends", "size")
+    __slots__ = ("batch", "checkpoints", "claims", "ends", "signals", "size")
 
     def __init__(self) -> None:
-        self.batch = Batch([], [], [], [], [])
+        self.batch = Batch([], [], [], [], [], [])
         self.size = 0  # bytes of payload
         self.checkpoints: list[tuple[RunKey, Promise]] = []
         self.ends: list[tuple[Unrecord | Finish, Promise]] = []
         self.claims: list[tuple[Promise, list[Claimed]]] = []
+        self.signals: list[tuple[Promise, list[Sent]]] = []
 
     def __len__(self) -> int:
-        return len(self.checkpoints) + len(self.ends) + len(self.claims)
+        return len(self.checkpoints) + len(self.ends) + len(self.claims) + len(self.signals)
 
     def add(self, write: Unrecord | Finish, promise: Promise) -> None:
         """Add the end of a run or of an attempt."""
@@ -79,22 +83,30 @@ class _Group:
             single.batch.claims.append(claim)
             single.claims.append(waiting)
             yield single
+        for signal, sender in zip(self.batch.signals, self.signals, strict=True):
+            single = _Group()
+            single.batch.signals.append(signal)
+            single.signals.append(sender)
+            yield single
 
     def waiters(self) -> Iterator[tuple[RunKey | None, Promise]]:
-        """Everybody who waits, and the run that it is about (none yet for a claim)."""
+        """Everybody who waits, and the run that it is about (none for a claim or a signal)."""
         yield from self.checkpoints
         for write, promise in self.ends:
             yield write.key, promise
         for promise, _ in self.claims:
+            yield None, promise
+        for promise, _ in self.signals:
             yield None, promise
 
 
 class Journal:
     """The one writer of a runtime: everything is committed in the order in which it was put."""
 
-    def __init__(self, store: Store, loop: Loop) -> None:
+    def __init__(self, store: Store, loop: Loop, feeds: Feeds | None = None) -> None:
         self._store = store
         self._loop = loop
+        self._feeds = feeds  # of those who are told what is durable
         self._groups: deque[_Group] = deque()
         self._wake: Promise | None = None
         self._closing = False
@@ -160,6 +172,19 @@ class Journal:
         group = self._open_group()
         group.batch.claims.append(claim)
         group.claims.append((latch, answer))
+        return latch, answer
+
+    def send(self, signal: Signal) -> tuple[Latch, list[Sent]]:
+        """Have a signal sent: the latch is kept when the list holds what came of it.
+
+        It is broken with RunNotFound or StoreError.
+        """
+        latch = Latch()
+        answer: list[Sent] = []
+        group = self._open_group()
+        group.batch.signals.append(signal)
+        group.signals.append((latch, answer))
+        group.size += len(signal.payload)
         return latch, answer
 
     async def run(self) -> None:
@@ -233,6 +258,13 @@ class Journal:
                 answer.append(claimed)
             else:
                 _break(promise, claimed)
+        for (promise, answers), sent in zip(group.signals, committed.signals, strict=True):
+            if isinstance(sent, Sent):
+                answers.append(sent)
+            else:
+                _break(promise, sent)
+        if self._feeds is not None and self._feeds.threads:
+            self._tell(group, committed.sequences)
         if refused := committed.refused:
             for key, promise in group.waiters():
                 if key is not None and (key.number, key.epoch) in refused:
@@ -241,11 +273,22 @@ class Journal:
             if not promise.done():
                 promise.set_result(None)
 
+    def _tell(self, group: _Group, sequences: Sequence[int]) -> None:
+        assert self._feeds is not None
+        feeds = self._feeds.threads
+        for checkpoint, (key, _), sequence in zip(
+            group.batch.checkpoints, group.checkpoints, sequences, strict=True
+        ):
+            feed = feeds.get(key.thread_id)
+            if feed is not None and sequence:
+                feed.committed(key.run_id, checkpoint, sequence)
+
     def _without_poisoned(self, group: _Group) -> _Group:
         """Refuse what rests on a write that failed: such a run can only be released."""
         left = _Group()
         left.batch.cached = group.batch.cached
         left.batch.claims, left.claims = group.batch.claims, group.claims
+        left.batch.signals, left.signals = group.batch.signals, group.signals
         for checkpoint, (key, promise) in zip(
             group.batch.checkpoints, group.checkpoints, strict=True
         ):

@@ -19,6 +19,7 @@ from zlib import crc32
 from msgspec import Struct, msgpack, structs
 
 from taskflow.errors import CheckpointCorrupt
+from taskflow.pending import Wait
 
 __all__ = (
     "Batch",
@@ -31,7 +32,10 @@ __all__ = (
     "CurrentCall",
     "Durability",
     "Finish",
+    "Outline",
     "Progress",
+    "Prune",
+    "Pruned",
     "Recorded",
     "RunKey",
     "RunRecord",
@@ -135,19 +139,6 @@ class SignalRow(Struct, frozen=True):
     payload: bytes
     sent: float  # wall clock, seconds since the epoch
     checksum: int
-
-
-class Wait(Struct, frozen=True):
-    """What an idle run waits for: one open `receive`, or one timer."""
-
-    kind: Literal["signal", "timer"]
-    name: str  # of the signal; "sleep" for a timer
-    task_id: str
-    since: float  # wall clock, seconds since the epoch
-    deadline: float | None = None  # the same; None: it waits for as long as it takes
-    prompt: Any = None
-    type: str | None = None  # of the value, as it is written
-    schema: dict[str, Any] | None = None  # of the value, as JSON Schema
 
 
 class CacheEntry(Struct, frozen=True):
@@ -274,6 +265,7 @@ class Claimed(Struct, frozen=True):
     is_answer: bool = False  # the run has succeeded already: nothing was claimed
     signals: Sequence[SignalRow] = ()  # those that wait in a run that is continued
     last_signal: int = 0  # sequence of the latest signal in it, taken or not
+    waits: bytes | None = None  # of the pause that it ends
 
 
 class Finish(Struct, frozen=True):
@@ -323,6 +315,43 @@ class Committed(Struct):
     claims: list[Claimed | Exception]
     signals: list[Sent | Exception] = []
     sequences: Sequence[int] = ()  # of the checkpoints; 0 where one was refused
+
+
+class Outline(Struct, frozen=True):
+    """One run of a thread, as far as it matters to who prunes."""
+
+    number: int
+    run_id: str
+    epoch: int
+    status: str
+    finished: float | None
+    owner: str | None
+    has_saved: bool  # a value for `previous`
+    has_rows: bool  # checkpoints
+
+
+class Prune(Struct, frozen=True):
+    """Which runs are to be deleted."""
+
+    statuses: tuple[str, ...]
+    before: float  # those that have finished earlier
+    keep_last: int  # but for so many of the latest of each thread
+    now: float  # and shared results that have expired by then
+
+
+class Pruned(Struct, frozen=True):
+    """What was deleted: what ``Runtime.prune`` returns."""
+
+    runs: int = 0
+    checkpoints: int = 0
+    cached: int = 0  # shared results that had expired
+
+    def __add__(self, other: Pruned) -> Pruned:
+        return Pruned(
+            self.runs + other.runs,
+            self.checkpoints + other.checkpoints,
+            self.cached + other.cached,
+        )
 
 
 class CurrentCall(Struct, frozen=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -20,6 +19,9 @@ import anyio
 import anyio.lowlevel
 
 from taskflow.cache import Cache
+from taskflow.clocks import Alarm
+from taskflow.codec import Codec, decode_waits
+from taskflow.contests import Stake
 from taskflow.errors import (
     CheckpointCorrupt,
     HistoryMismatch,
@@ -29,23 +31,31 @@ from taskflow.errors import (
     StoreError,
     TaskNameConflict,
 )
+from taskflow.feeds import Feed, Feeds
 from taskflow.identity import idempotency_key, run_digest
+from taskflow.inboxes import Inbox, Receiver
 from taskflow.journal import Journal
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
     ERROR,
+    SIGNAL,
+    WAIT,
     CacheEntry,
     Checkpoint,
+    Claimed,
     CurrentCall,
     Durability,
     Progress,
     Recorded,
-    RunRow,
+    Sent,
+    Signal,
+    SignalRow,
+    Wait,
     checkpoint_checksum,
     run_checksum,
 )
 from taskflow.scheduler import Scheduler, Slots
-from taskflow.stores.base import BLOCK_RUN_ID, Store
+from taskflow.stores.base import BLOCK_RUN_ID, Store, wait_id
 
 __all__ = ("FRAME", "Frame", "Run", "Tally", "current", "logger")
 
@@ -53,6 +63,7 @@ logger = logging.getLogger("taskflow")
 
 LOAD_ROWS: Final = 10_000
 IDLE_AFTER: Final = 0.1  # seconds in which no call has started, executed or ended
+SHORT_WAIT: Final = 1.0  # seconds: what ends so soon is not worth unwinding the run
 MAX_HELD_ROWS: Final = 10_000
 
 FRAME: ContextVar[Frame | None] = ContextVar("taskflow_frame", default=None)
@@ -66,6 +77,11 @@ class Executing(Protocol):
 
     id: str
     frame: Frame
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no body of its own executes: it waits, or its body waits for other calls."""
+        ...
 
     def cancel(self) -> None:
         """Cancel whoever executes it."""
@@ -104,6 +120,7 @@ class Frame:
         "repeats",
         "run",
         "seen",
+        "stake",
     )
 
     def __init__(
@@ -114,8 +131,10 @@ class Frame:
         attempt: int = 1,
         is_task: bool = False,
         keeps: bool = False,
+        stake: Stake | None = None,
     ) -> None:
         self.run = run
+        self.stake = stake  # in contests that it, or a body around it, takes part in
         self.digest = digest  # stands for the parent in the ids of the calls made here
         self.call_id = call_id  # None: the run's own body
         self.attempt = attempt
@@ -173,22 +192,24 @@ class Run:
 
     def __init__(
         self,
-        row: RunRow,
-        previous: bytes | None,
+        claimed: Claimed,
         *,
         scheduler: Scheduler,
         journal: Journal,
         store: Store,
         cache: Cache,
+        feeds: Feeds,
         durability: Durability,
         on_drift: Literal["log", "error"],
+        signal_types: dict[str, dict[str, Codec]],
     ) -> None:
         self.serial = next(_serials)
+        row = claimed.row
         self.row = row
         self.key = row.key
         self.thread_id = row.thread_id
         self.run_id = row.run_id
-        self.previous = previous
+        self.previous = claimed.previous
         self.saved: bytes | None = None
         self.scheduler = scheduler
         self.cache = cache
@@ -201,7 +222,15 @@ class Run:
         self.execution: object = None  # who executes it: an `Execution`, or nobody for a block
         self.interrupt: Callable[[], None] | None = None  # None: a block, in its caller's own task
         self.gate: Gate | None = None
-        self.executed = self.replayed = self.failed = self.retried = 0
+        self.inbox = Inbox(claimed.signals, claimed.last_signal)
+        self.waits: dict[str, Wait] = {}  # that are open, by the id of their call
+        # When waits began that were open as the run was paused.
+        self.waiting_since = {each.task_id: each.since for each in decode_waits(claimed.waits)}
+        self.deadlines: dict[str, Recorded] = {}  # recorded ones, by the id of their call
+        self.pause: Callable[[], None] | None = None  # None: it waits where it is
+        self.feeds = feeds
+        self.begun = self.executed = self.replayed = self.failed = self.retried = 0
+        self.signal_types = signal_types  # that this process has met
         self._on_drift = on_drift
         self._kept: dict[str, Recorded] = {}
         self._executed_again: set[str] = set()
@@ -213,6 +242,9 @@ class Run:
         self._journal = journal
         self._store = store
         self._queued: set[str | None] = set()
+        self._idle_check: Alarm | None = None
+        self._looking: object = None
+        self._last_look: tuple[int, ...] = ()
         self._stray_ended: Latch | None = None
         # Warnings may be errors: they wait until the end of the run is committed.
         self._noted: list[str] = []
@@ -238,6 +270,9 @@ class Run:
         while True:
             rows = await self._store.load(self.row, last, LOAD_ROWS)
             for row in rows:
+                if row.kind == WAIT:
+                    self.deadlines[row.task_id] = row
+                    continue
                 self.recorded[row.task_id] = row
                 if row.kind == ERROR:
                     self._failed[row.task_id] = row.sequence
@@ -257,12 +292,41 @@ class Run:
                 self._kept[call_id] = row
         if row is None:
             return None
-        if row.checksum != checkpoint_checksum(self._seed, call_id, row.kind, row.payload):
-            reason = "its checksum does not fit"
-            self.break_off(CheckpointCorrupt(self.thread_id, self.run_id, call_id, reason))
-            raise CheckpointCorrupt(self.thread_id, self.run_id, call_id, reason)
+        self._verify(row, row.kind)
         self.replayed += 1
+        if (feed := self.feed) is not None:
+            feed.replayed(self.run_id, row)
         return row
+
+    def deadline(self, call_id: str) -> Recorded | None:
+        """The recorded deadline of a call, if there is one. Raises CheckpointCorrupt."""
+        row = self.deadlines.get(wait_id(call_id))
+        if row is not None:
+            self._verify(row, WAIT)
+        return row
+
+    def check_signal(self, signal: SignalRow) -> None:
+        """Raise CheckpointCorrupt where it is not what was sent."""
+        self._verify(signal, SIGNAL)
+
+    def note_misfit(self, call_id: str, signal_id: str) -> bool:
+        """Whether it is news that this signal does not fit that call."""
+        misfit = f"{call_id} {signal_id}"
+        is_news = misfit not in self._warned
+        self._warned.add(misfit)
+        return is_news
+
+    def _verify(self, row: Recorded | SignalRow, kind: str) -> None:
+        if row.checksum != checkpoint_checksum(self._seed, row.task_id, kind, row.payload):
+            reason = "its checksum does not fit"
+            self.break_off(CheckpointCorrupt(self.thread_id, self.run_id, row.task_id, reason))
+            raise CheckpointCorrupt(self.thread_id, self.run_id, row.task_id, reason)
+
+    @property
+    def feed(self) -> Feed | None:
+        """Whom to tell what happens, if anybody listens."""
+        feeds = self.feeds.threads
+        return feeds.get(self.thread_id) if feeds else None
 
     def failed_calls(self, name: str) -> dict[str, int]:
         """The recorded failures of the calls of one task, with the order of their commits."""
@@ -296,14 +360,92 @@ class Run:
     def begin(self, call: Executing) -> None:
         """``call`` executes from now on."""
         self.executing[call.id] = call
+        self.begun += 1
         if self.recorded:
             self._executed_again.add(call.id)
+        if self.waits:
+            self._watch_idleness()
 
     def end(self, call: Executing) -> None:
         """``call`` does not execute any more."""
         del self.executing[call.id]
         if self._stray_ended is not None:
             self._stray_ended.set_result()
+        if self.waits:
+            self._watch_idleness()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no body of a call executes."""
+        return all(call.is_quiet for call in self.executing.values())
+
+    def open_receivers(self, name: str) -> list[Receiver]:
+        """The calls that wait for a signal of that name, the earliest first."""
+        return list(self.inbox.receivers(name))
+
+    def open_wait(self, wait: Wait, parent_id: str | None) -> None:
+        """A call waits for a signal or a time from now on."""
+        self.waits[wait.task_id] = wait
+        if (feed := self.feed) is not None:
+            feed.waiting(self.run_id, parent_id, wait.task_id.rpartition(":")[0], wait)
+        self._watch_idleness()
+
+    def close_wait(self, task_id: str) -> None:
+        """It does not wait any more."""
+        self.waits.pop(task_id, None)
+
+    async def look_for_signals(self) -> None:
+        """Ask the store for signals that others have sent. Raises StoreError."""
+        rows = await self._store.signals(self.thread_id, self.run_id, self.inbox.latest)
+        for row in rows:
+            if row.sequence > self.inbox.latest:  # it may have come on another way meanwhile
+                self.inbox.put(row)
+
+    def deliver(self, signal: Signal, sent: Sent) -> None:
+        """Put a signal that was sent in this process into the inbox.
+
+        Unless others have sent one before it that is not known here: they are taken in order.
+        """
+        if sent.previous != self.inbox.latest:
+            self.spawn_look()
+            return
+        checksum = checkpoint_checksum(self._seed, signal.task_id, SIGNAL, signal.payload)
+        self.inbox.put(
+            SignalRow(
+                sent.sequence, signal.task_id, signal.name, signal.payload, signal.now, checksum
+            )
+        )
+
+    def spawn_look(self) -> None:
+        """Have `look_for_signals` done in the background."""
+        self._looking = self.scheduler.loop.spawn(self._look)
+
+    async def _look(self) -> None:
+        try:
+            await self.look_for_signals()
+        except (StoreError, asyncio.CancelledError) as error:
+            if isinstance(error, StoreError):
+                self.break_off(error)
+
+    def _watch_idleness(self) -> None:
+        if self._idle_check is None and self.pause is not None and self.is_open:
+            alarms = self.scheduler.alarms
+            self._last_look = self.begun, self.executed, self.replayed
+            self._idle_check = alarms.set(alarms.clock.now() + IDLE_AFTER, self._check_idleness)
+
+    def _check_idleness(self) -> None:
+        """Pause the run where nothing has happened since the last look, and nothing will soon."""
+        self._idle_check = None
+        if not self.waits or not self.is_open:
+            return
+        if self._last_look != (self.begun, self.executed, self.replayed):
+            self._watch_idleness()
+            return
+        deadlines = (each.deadline for each in self.waits.values() if each.deadline is not None)
+        is_short = min(deadlines, default=float("inf")) - self.scheduler.clock.now() <= SHORT_WAIT
+        # Whatever ends looks again.
+        if self.is_quiet and not is_short and self.pause is not None:
+            self.pause()
 
     def executing_in(self, frame: Frame) -> list[Executing]:
         """The calls made by one body that execute now."""
@@ -337,6 +479,12 @@ class Run:
         noted, self._noted = self._noted, []
         for text in noted:
             warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def log_noted(self) -> None:
+        """The same to the log, where nobody can be told."""
+        noted, self._noted = self._noted, []
+        for text in noted:
+            logger.warning("%s", text)
 
     def _note_strays(self, strays: list[Executing], frame: Frame | None) -> None:
         names = ", ".join(sorted({call.id.partition(":")[0] for call in strays})[:5])
@@ -410,6 +558,7 @@ class Run:
         arguments: str | None,
         attempts: int,
         started: float,
+        signal: str | None = None,
     ) -> Checkpoint:
         """The row for the outcome of a call, which has just ended."""
         self.executed += 1
@@ -425,9 +574,27 @@ class Run:
             arguments,
             attempts,
             started,
-            time.time(),
+            self.scheduler.clock.now(),
             checkpoint_checksum(self._seed, call_id, kind, payload),
+            signal,
         )
+
+    async def record_deadline(self, call_id: str, frame: Frame, payload: bytes) -> None:
+        """Have the deadline of a call committed, so that a rerun waits only for what is left."""
+        now = self.scheduler.clock.now()
+        row_id = wait_id(call_id)
+        checksum = checkpoint_checksum(self._seed, row_id, WAIT, payload)
+        name = call_id.rpartition(":")[0]
+        checkpoint = Checkpoint(
+            self.key.number, self.key.epoch, row_id, frame.call_id, name, WAIT, payload, None, 0,
+            now, now, checksum,
+        )  # fmt: skip
+        self.deadlines[row_id] = Recorded(0, row_id, frame.call_id, WAIT, payload, checksum)
+        if self._held:
+            self.flush()
+        promise = self.scheduler.loop.promise()
+        self._journal.put(checkpoint, self.key, promise)
+        await promise
 
     def put(
         self,
@@ -457,6 +624,8 @@ class Run:
             journal.put(checkpoint, self.key, promise, cached)
             return promise if tally is None else None
         if mode == "async":
+            if self._held:  # a rerun goes by the order of commits
+                self.flush()
             journal.put(checkpoint, self.key, _Later(self), cached)
         else:
             self._held.append((checkpoint, cached))
@@ -476,6 +645,7 @@ class Run:
             self._kept.pop(task_id, None)
             self.recorded.pop(task_id, None)
             self._failed.pop(task_id, None)
+            self.deadlines.pop(wait_id(task_id), None)
         if self._held:
             self.flush()
         try:

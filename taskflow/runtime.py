@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import time
-import warnings
-from collections.abc import AsyncIterator, Iterable
-from contextvars import copy_context
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
+from msgspec import structs
 
-from taskflow import failures
-from taskflow.cache import Cache
-from taskflow.codec import decode_plain
+from taskflow import failures, history
+from taskflow.clocks import Clock
+from taskflow.codec import decode_plain, decode_waits, encode_plain
 from taskflow.errors import (
     CheckpointCorrupt,
     RunNotFound,
+    SerializationError,
     TaskflowError,
     ThreadBusy,
     UnknownWorkflow,
 )
 from taskflow.executions import Execution, RunHandle
-from taskflow.identity import check_id
-from taskflow.journal import Journal
-from taskflow.loops import Loop, current_loop
-from taskflow.promises import Latch, uninterrupted
+from taskflow.identity import check_exact, check_id, signal_id
+from taskflow.promises import uninterrupted
 from taskflow.records import (
+    OUTCOMES,
     RESULT,
     CheckpointRow,
     Claim,
-    Claimed,
     Durability,
     Finish,
     Progress,
+    Pruned,
     RunRecord,
     RunRow,
     RunStatus,
+    Signal,
     TaskRecord,
     checkpoint_checksum,
     run_checksum,
 )
-from taskflow.runs import FRAME, Run
-from taskflow.scheduler import Scheduler
+from taskflow.recovery import Watch, claim_of
+from taskflow.runs import FRAME
+from taskflow.services import Service, Settings
 from taskflow.stores.base import BLOCK_RUN_ID, Store
+from taskflow.subscriptions import Stream, Subscription
 from taskflow.workflows import Workflow, WorkflowCall
 
 __all__ = ("Runtime",)
@@ -54,6 +55,7 @@ __all__ = ("Runtime",)
 T = TypeVar("T")
 
 POLL_INTERVAL: Final = 0.1  # seconds between looks at a run that another process executes
+BUFFER: Final = 10_000  # events that are kept for a reader
 
 
 class Runtime:
@@ -65,6 +67,12 @@ class Runtime:
     caller's back, ``"exit"`` when the run ends. ``on_drift``: what to do with a rerun that asks for
     something new while it leaves out what is recorded: ``"log"`` it when the run ends, or, with
     ``"error"``, raise HistoryMismatch before anything new executes.
+
+    ``recover``: continue, on opening and while it is open, runs of these workflows whose owner has
+    died or was closed, and paused ones whose signal or time has come; at most
+    ``max_concurrent_runs`` at a time. One that was taken over ``max_takeovers`` times without any
+    progress is set aside with the error RunSetAside. ``poll_interval``: after how many seconds at
+    most it is seen what other processes have sent or left. ``clock``: what time it is.
     """
 
     def __init__(
@@ -75,6 +83,11 @@ class Runtime:
         max_concurrency: int = 100,
         durability: Durability = "sync",
         on_drift: Literal["log", "error"] = "log",
+        recover: bool = False,
+        max_concurrent_runs: int = 100,
+        max_takeovers: int = 5,
+        poll_interval: float = 1.0,
+        clock: Clock | None = None,
     ) -> None:
         workflows = list(workflows)
         for each in workflows:
@@ -86,14 +99,24 @@ class Runtime:
             raise ValueError(f'durability is "sync", "async" or "exit", got {durability!r}')
         if on_drift not in ("log", "error"):
             raise ValueError(f'on_drift is "log" or "error", got {on_drift!r}')
+        if max_concurrent_runs < 1 or max_takeovers < 1:
+            raise ValueError("max_concurrent_runs and max_takeovers are at least 1")
+        if poll_interval <= 0:
+            raise ValueError(f"poll_interval is a positive number of seconds, got {poll_interval}")
         self._store = _store(store)
         self._workflows = {each.name: each for each in workflows}
-        self._max_concurrency = max_concurrency
-        self._durability: Durability = durability
-        self._on_drift: Literal["log", "error"] = on_drift
-        self._executions: dict[str, Execution] = {}
-        self._blocks: set[str] = set()
-        self._service: _Service | None = None
+        self._settings = Settings(
+            max_concurrency,
+            durability,
+            on_drift,
+            recover,
+            max_concurrent_runs,
+            max_takeovers,
+            poll_interval,
+        )
+        self._clock = clock
+        self._service: Service | None = None
+        self._watch: Watch | None = None
 
     async def __aenter__(self) -> Runtime:
         await self.open()
@@ -115,7 +138,8 @@ class Runtime:
         if self._service is not None:
             raise RuntimeError("this Runtime is open already")
 
-        service = self._service = _Service(self._store, self._max_concurrency, self._executions)
+        service = self._service = Service(self._store, self._settings, self._clock)
+        self._watch = service.watch = Watch(service, self._workflows)
         try:
             await service.begin()
         except BaseException:
@@ -134,6 +158,15 @@ class Runtime:
         finally:
             self._service = None
 
+    async def drain(self, timeout: float = 30.0) -> None:
+        """Start no task any more, let those end that execute, then release every run.
+
+        After ``timeout`` seconds what still executes is cancelled. Whoever waits for a run gets
+        RunUnfinished; running it again, or a runtime with ``recover=True``, continues it. What is
+        recorded may still be looked at until the runtime is closed.
+        """
+        await self._open().drain(timeout)
+
     async def run(
         self,
         call: WorkflowCall[T],
@@ -147,11 +180,11 @@ class Runtime:
 
         ``run_id`` means that run (a message's id, an idempotency key); without it the thread's
         latest run is meant, and another input makes a new one. ``supersede`` cancels an unfinished
-        run of another input. ``wait`` waits for an equal run of another process, and takes it over
-        if that process dies.
+        run of another input. ``wait`` waits through pauses, until signals and times have come; and
+        for an equal run of another process, which it takes over if that process dies.
 
-        Raises what the workflow raises; ThreadBusy, RunUnfinished, RunCancelled, HistoryMismatch,
-        LeaseLost or StoreError.
+        Raises what the workflow raises; RunPaused, ThreadBusy, RunUnfinished, RunCancelled,
+        HistoryMismatch, LeaseLost or StoreError.
         """
         claim = self._claim_of(call, thread_id, run_id, supersede)
         return await self._run(claim, call.definition, wait)  # type: ignore[no-any-return]
@@ -194,17 +227,93 @@ class Runtime:
         if definition is None:
             raise UnknownWorkflow(thread_id, row.workflow)
 
-        claim = Claim(
-            thread_id,
-            row.run_id,
-            row.run_id,
-            row.workflow,
-            row.input,
-            row.fingerprint,
-            self._open().owner,
-            time.time(),
-        )
+        service = self._open()
+        claim = claim_of(row, service.owner, service.clock.now())
         return await self._run(claim, definition, wait)
+
+    async def send(
+        self,
+        thread_id: str,
+        name: str,
+        value: object = None,
+        *,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Send the signal ``name`` to the thread's unfinished run; it is durable on return.
+
+        It may come before the run asks for it with `taskflow.receive`. With an ``id`` (a message's,
+        say) it is taken once, however often it is sent. ``value`` is anything that JSON carries.
+
+        Raises RunNotFound where the thread has no unfinished run, and SerializationError where
+        JSON cannot carry the value, or where the run waits for this signal now and its type is
+        known here, and the value does not fit it.
+        """
+        service = self._open()
+        check_id(thread_id, "thread id")
+        check_id(name, "signal's name")
+        if id is not None:
+            check_id(id, "signal's id")
+        payload = _plain_payload(value, f"the signal {name!r}")
+        await self._check_fit(service, thread_id, name, payload)
+        task_id = signal_id(name, os.urandom(16).hex() if id is None else f"={id}")
+        signal = Signal(thread_id, task_id, name, payload, service.clock.now())
+        latch, answer = service.journal.send(signal)
+        await uninterrupted(latch)
+        (sent,) = answer
+        if not sent.is_new:
+            return
+        assert self._watch is not None
+        self._watch.sent(sent.sequence)
+        if not service.deliver(signal, sent) and self._settings.recover:
+            self._watch.look_soon()
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        call: WorkflowCall[T],
+        *,
+        thread_id: str,
+        run_id: str | None = None,
+        supersede: bool = False,
+        wait: bool = False,
+        buffer: int = BUFFER,
+    ) -> AsyncIterator[Stream[T]]:
+        """Do what `run` does, and tell what happens: an asynchronous iterator of events.
+
+        It ends when the run has ended or, without ``wait``, has paused; ``result()`` of what the
+        block is given then returns or raises what `run` would. Who leaves the block earlier is a
+        waiter that went away. At most ``buffer`` events are kept for a reader that is slow.
+        """
+        claim = self._claim_of(call, thread_id, run_id, supersede)
+        service = self._open()
+        listener = service.feeds.listen(thread_id, buffer)
+        try:
+            execution = await self._execution(claim, call.definition)
+            await execution.wait_begun(patient=wait)
+            try:
+                yield Stream(service, execution, listener, wait)
+            finally:
+                await execution.leave(patient=wait)
+        finally:
+            service.feeds.leave(thread_id, listener)
+
+    def subscribe(
+        self,
+        thread_id: str,
+        *,
+        run_id: str | None = None,
+        after: int | None = None,
+        buffer: int = BUFFER,
+    ) -> Subscription:
+        """Watch a thread's latest run, without touching it: an asynchronous iterator of events.
+
+        It begins with what is recorded, ``after`` the event of that number if one is given, goes
+        on with what happens, and ends when the run has. Without a run it waits for one. What other
+        processes execute is seen within the poll interval, as far as it is recorded.
+        """
+        service = self._open()
+        check_id(thread_id, "thread id")
+        return Subscription(service, thread_id, run_id, after, buffer)
 
     @contextlib.asynccontextmanager
     async def thread(self, thread_id: str) -> AsyncIterator[None]:
@@ -215,12 +324,13 @@ class Runtime:
         """
         service = self._open()
         check_id(thread_id, "thread id")
-        if thread_id in self._blocks or thread_id in self._executions:
+        now = service.clock.now
+        if thread_id in service.blocks or thread_id in service.executions:
             raise ThreadBusy(thread_id, "this runtime has it open already")
-        self._blocks.add(thread_id)
+        service.blocks[thread_id] = None
         try:
             claim = Claim(
-                thread_id, BLOCK_RUN_ID, BLOCK_RUN_ID, "", b"{}", "", service.owner, time.time()
+                thread_id, BLOCK_RUN_ID, BLOCK_RUN_ID, "", b"{}", "", service.owner, now()
             )
             latch, answer = service.journal.claim(claim)
             try:
@@ -228,12 +338,12 @@ class Runtime:
             except BaseException:
                 if answer:  # who was cancelled meanwhile leaves what he was given
                     released = service.journal.finish(
-                        Finish(answer[0].row.key, RunStatus.RUNNING, time.time())
+                        Finish(answer[0].row.key, RunStatus.RUNNING, now())
                     )
                     await uninterrupted(released)
                 raise
             (claimed,) = answer
-            run = self._run_of(claimed)
+            run = service.blocks[thread_id] = service.open_run(claimed)
             unrecord: tuple[str, ...] = ()
             try:
                 if not claimed.is_new:
@@ -256,22 +366,31 @@ class Runtime:
                 finally:
                     run.has_ended = True
                     run.flush()
-                    release = Finish(run.key, RunStatus.RUNNING, time.time(), unrecord=unrecord)
+                    release = Finish(run.key, RunStatus.RUNNING, now(), unrecord=unrecord)
                     with contextlib.suppress(*([TaskflowError] if run.broken else [])):
                         await uninterrupted(service.journal.finish(release))
             if run.broken is not None:
                 raise run.broken
             run.warn()
         finally:
-            self._blocks.discard(thread_id)
+            del service.blocks[thread_id]
 
     async def get(self, thread_id: str, run_id: str | None = None) -> RunRecord:
-        """A thread's run, the latest where no id is given. Raises RunNotFound."""
-        return _run_record(await self._row(thread_id, run_id))
+        """A thread's run, the latest where no id is given. Raises RunNotFound.
+
+        ``waits`` are those of a paused run, and those that are open now of one that executes here.
+        """
+        record = _run_record(await self._row(thread_id, run_id))
+        execution = self._open().executions.get(thread_id)
+        run = None if execution is None else execution.run
+        if run is not None and run.run_id == record.run_id:
+            record = structs.replace(record, waits=list(run.waits.values()))
+        return record
 
     def progress(self, thread_id: str) -> Progress | None:
         """How far a thread's run is; ``None`` where this runtime does not execute it."""
-        execution = self._executions.get(thread_id)
+        service = self._service
+        execution = None if service is None else service.executions.get(thread_id)
         run = None if execution is None else execution.run
         return None if run is None else run.progress()
 
@@ -298,7 +417,7 @@ class Runtime:
         """
         await self._row(thread_id, run_id)
         rows = await self._store.checkpoints(thread_id, run_id)
-        return [_task_record(thread_id, row) for row in rows]
+        return [_task_record(thread_id, row) for row in rows if row.checkpoint.kind in OUTCOMES]
 
     async def forget(self, thread_id: str, task_id: str) -> None:
         """Drop a recorded call, and the calls that it was made by: a rerun executes them again.
@@ -311,13 +430,123 @@ class Runtime:
         if not await self._store.forget(thread_id, task_id, service.owner):
             raise RunNotFound(thread_id, f"recorded call {task_id!r}")
 
+    async def replace(self, thread_id: str, task_id: str, value: object) -> None:
+        """Make ``value`` the recorded result of a call, also of one that has failed.
+
+        A rerun executes what depends on it: the calls that it was made by are dropped, and its run
+        is open again, as with `forget`. The value has to fit the task's return annotation, if the
+        task is known in this process; else it is one that JSON carries exactly. The result of a
+        `receive` can be replaced too.
+
+        Raises SerializationError for the value; ValueError for what is no call (an emitted value, a
+        deadline, a signal); RunNotFound, or ThreadBusy while the thread's run is being executed.
+        """
+        self._open()
+        self._check_idle(check_id(thread_id, "thread id"))
+        await history.replace(self._store, thread_id, task_id, value)
+
+    async def fork(
+        self,
+        thread_id: str,
+        *,
+        to: str,
+        run_id: str | None = None,
+        without: Iterable[str] = (),
+    ) -> RunRecord:
+        """Copy a run (the latest) with all that is recorded of it to the new thread ``to``.
+
+        The same call continues it there, and executes nothing that is recorded; `previous` gives
+        the same. ``without`` leaves out recorded calls by their ids, with those that they were made
+        by; a signal that one of them had taken is free again. A run that had succeeded, and of
+        which nothing is left out, is copied with its result; any other is unfinished, and begins
+        only when it is run. The thread itself is left as it is; while it executes, what is
+        committed by now is copied.
+
+        Raises ThreadExists; RunNotFound for a run or a call that is not there; CheckpointCorrupt.
+        """
+        self._open()
+        check_id(thread_id, "thread id")
+        check_id(to, "thread id")
+        if isinstance(without, str):
+            raise TypeError(f"without takes several task ids, got one text: [{without!r}]")
+        row = await self._store.fork(thread_id, run_id, to, list(without))
+        return _run_record(row)
+
+    async def prune(
+        self,
+        *,
+        finished_before: datetime | timedelta | None = None,
+        status: str | Iterable[str] = (RunStatus.SUCCESS, RunStatus.CANCELLED),
+        keep_last: int | None = None,
+        report: Callable[[Pruned], object] | None = None,
+    ) -> Pruned:
+        """Delete runs that have ended, with their calls; how much there was of each.
+
+        ``finished_before``: a datetime with a time zone, or how long ago. ``status``: one or
+        several; ``"error"`` and ``"paused"`` runs go only where that is asked, and running ones
+        never. ``keep_last``: so many of the latest runs of each thread stay, whatever they are. At
+        least one of the first and the last is needed. ``report`` is given what was deleted until
+        then, now and then.
+
+        A thread of which nothing stays is gone, as after `delete`. What `previous` gives stays: of
+        the successful run before one that stays, and of the latest if any run stays or if it had
+        called `save`, only the calls are deleted. Shared results that have expired go too.
+
+        Other commits get through in between. SQLite files give their free pages back, if they were
+        made by this version or later.
+        """
+        service = self._open()
+        ask = history.prune_of(finished_before, status, keep_last, service.clock.now())
+        total = Pruned()
+        async with contextlib.aclosing(self._store.prune(ask)) as steps:
+            async for pruned in steps:
+                total += pruned
+                if report is not None:
+                    report(total)
+        for thread_id, asleep in list(service.asleep.items()):
+            row = await self._store.run(thread_id, asleep.run_id)
+            if row is None or row.status == RunStatus.CANCELLED:
+                asleep.end(RunNotFound(thread_id))
+        return total
+
+    def export(self, thread_id: str) -> AsyncGenerator[str]:
+        """A thread as lines of JSON, each with its line break: as it is at the first one.
+
+        Raises RunNotFound, and CheckpointCorrupt for a damaged row. Use ``contextlib.aclosing``
+        where not all lines may be read.
+        """
+        self._open()
+        return history.export(self._store, check_id(thread_id, "thread id"))
+
+    async def import_thread(
+        self,
+        lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
+        *,
+        to: str | None = None,
+    ) -> str:
+        """Make a thread of exported lines, under its own id or ``to``; the id.
+
+        They may come from any store: an open file will do. A run that had not ended is nobody's,
+        and the same call continues it.
+
+        Raises ImportRefused where they are not one whole export, of a version that is known here,
+        and ThreadExists; then nothing was written.
+        """
+        self._open()
+        if to is not None:
+            check_id(to, "thread id")
+        runs, checkpoints = await history.read_export(lines, to)
+        await self._store.adopt(runs, checkpoints)
+        return runs[0].thread_id
+
     async def cancel(self, thread_id: str) -> None:
         """End a thread's unfinished run for good, whoever executes it.
 
         Raises RunNotFound where the thread has no run, or its latest has succeeded.
         """
-        self._open()
-        execution = self._executions.get(check_id(thread_id, "thread id"))
+        service = self._open()
+        check_id(thread_id, "thread id")
+        execution = service.executions.get(thread_id) or service.asleep.get(thread_id)
         if execution is not None:
             await execution.begun.wait()
             await RunHandle[Any](execution).cancel()
@@ -325,7 +554,7 @@ class Runtime:
         row = await self._store.run(thread_id, None)
         if row is not None and row.run_id == BLOCK_RUN_ID:
             raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")
-        row = await self._store.cancel(thread_id, time.time())
+        row = await self._store.cancel(thread_id, service.clock.now())
         if row is None or row.status == RunStatus.SUCCESS:
             raise RunNotFound(thread_id, "unfinished run")
 
@@ -338,19 +567,48 @@ class Runtime:
         self._check_idle(check_id(thread_id, "thread id"))
         if not await self._store.delete(thread_id, service.owner):
             raise RunNotFound(thread_id)
+        if (asleep := service.asleep.get(thread_id)) is not None:
+            asleep.end(RunNotFound(thread_id))
 
     async def clear_cache(self, task_name: str) -> int:
         """Drop the results that a task's CachePolicy shares; how many there were."""
         return await self._open().cache.clear(task_name)
 
-    def _open(self) -> _Service:
+    async def _check_fit(self, service: Service, thread_id: str, name: str, payload: bytes) -> None:
+        """Raise SerializationError where every open receive of that name is known to refuse it."""
+        execution = service.executions.get(thread_id)
+        if execution is not None and execution.run is not None:
+            codecs = [each.codec for each in execution.run.open_receivers(name)]
+        elif (types := service.signal_types.get(name)) is not None:
+            row = await self._store.run(thread_id, None)
+            waits = decode_waits(None if row is None else row.waits)
+            asked = [each.type for each in waits if each.name == name and each.kind == "signal"]
+            codecs = [types[each] for each in asked if each in types]
+            if len(codecs) < len(asked):
+                return
+        else:
+            return
+        error: SerializationError | None = None
+        for codec in codecs:
+            try:
+                codec.decode(payload)
+                return
+            except SerializationError as misfit:
+                error = misfit
+        if error is not None:
+            raise SerializationError(
+                f"the signal {name!r} on thread {thread_id!r} was refused: {error}"
+            ) from error
+
+    def _open(self) -> Service:
         if self._service is None or self._service.is_closing:
             raise RuntimeError("this Runtime is not open: use it inside 'async with Runtime(…)'")
 
         return self._service
 
     def _check_idle(self, thread_id: str) -> None:
-        if thread_id in self._executions or thread_id in self._blocks:
+        service = self._open()
+        if thread_id in service.executions or thread_id in service.blocks:
             raise ThreadBusy(thread_id, "this runtime executes it")
 
     def _claim_of(
@@ -362,6 +620,8 @@ class Runtime:
             )
         call.use()
         service = self._open()
+        if service.is_ending:
+            raise RuntimeError("this Runtime is being drained: it begins no run any more")
         check_id(thread_id, "thread id")
         if run_id is not None:
             check_id(run_id, "run id")
@@ -374,16 +634,16 @@ class Runtime:
             call.input,
             call.fingerprint,
             service.owner,
-            time.time(),
+            service.clock.now(),
             supersede,
         )
 
     async def _run(self, claim: Claim, workflow: Workflow[..., Any, Any], wait: bool) -> Any:
-        begun = time.time()
+        begun = self._open().clock.now()
         while True:
             execution = await self._execution(claim, workflow)
             try:
-                return await execution.wait()
+                return await execution.wait(patient=wait)
             except ThreadBusy as error:
                 if not (wait and error.same_run and error.thread_id == claim.thread_id):
                     raise
@@ -399,37 +659,26 @@ class Runtime:
         thread_id = claim.thread_id
         while True:
             service = self._open()
-            execution = self._executions.get(thread_id)
+            execution = service.executions.get(thread_id)
             if execution is None:
                 break
             if execution.leads_to_caller():
                 raise ThreadBusy(thread_id, "the run would wait for itself")
             if execution.is_unwinding:
-                await execution.ended.wait()
+                await execution.ended.settled()
                 continue
             if not execution.answers(claim):
                 raise ThreadBusy(thread_id, f"it executes run {execution.run_id or ''!r} here")
             return execution
-        if thread_id in self._blocks:
+        if thread_id in service.blocks:
             raise ThreadBusy(thread_id, "a Runtime.thread() block is open on it")
-        execution = Execution(claim, workflow, service.journal, self._run_of)
-        self._executions[thread_id] = execution
-        execution.when_ended = lambda: self._executions.pop(thread_id)
-        execution.task = service.loop.spawn(execution.main)
+        asleep = service.asleep.get(thread_id)
+        if asleep is not None and asleep.answers(claim):
+            asleep.wake()
+            return asleep
+        execution = Execution(claim, workflow, service)
+        service.spawn(execution)
         return execution
-
-    def _run_of(self, claimed: Claimed) -> Run:
-        service = self._open()
-        return Run(
-            claimed.row,
-            claimed.previous,
-            scheduler=service.scheduler,
-            journal=service.journal,
-            store=self._store,
-            cache=service.cache,
-            durability=self._durability,
-            on_drift=self._on_drift,
-        )
 
     async def _row(self, thread_id: str, run_id: str | None) -> RunRow:
         self._open()
@@ -440,82 +689,15 @@ class Runtime:
         return row
 
 
-class _Service:
-    """Everything that works in the background while a runtime is open, in one task of its own.
-
-    So the runtime can be opened in one task and closed in another, and no error of the user's is
-    ever wrapped in a group.
-    """
-
-    def __init__(
-        self, store: Store, max_concurrency: int, executions: dict[str, Execution]
-    ) -> None:
-        self.owner = os.urandom(8).hex()
-        self.loop: Loop = current_loop()
-        self.scheduler = Scheduler(self.loop, max_concurrency)
-        self.journal = Journal(store, self.loop)
-        self.cache = Cache(store)
-        self.is_closing = False
-        self._store = store
-        self._executions = executions
-        self._tasks: list[object] = []
-        self._ready = Latch()
-        self._closing = Latch()
-        self._closed = Latch()
-
-    async def begin(self) -> None:
-        copy_context().run(self._spawn_outside_runs)
-        try:
-            await uninterrupted(self._ready)
-        except BaseException:
-            await self.end()
-            raise
-
-    async def end(self) -> None:
-        self.is_closing = True
-        self._closing.set_result()
-        await uninterrupted(self._closed)
-
-    def _spawn_outside_runs(self) -> None:
-        FRAME.set(None)
-        self._tasks.append(self.loop.spawn(self._serve))
-
-    async def _serve(self) -> None:
-        try:
-            await self._store.open(self.owner)
-        except BaseException as error:
-            self._ready.set_exception(error)
-            self._closed.set_result()
-            return
-        self._tasks.append(self.loop.spawn(self.journal.run))
-        self._ready.set_result()
-        try:
-            await self._closing.wait()
-        except BaseException:
-            # asyncio.run() and trio.run() cancel what is left when their main has ended.
-            self.is_closing = True
-            warnings.warn(
-                f"a Runtime on {self._store.where} was never closed", ResourceWarning, stacklevel=2
-            )
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._unwind()
-
-    async def _unwind(self) -> None:
-        executions = list(self._executions.values())
-        for execution in executions:
-            execution.cancel()
-        for execution in executions:
-            self.loop.when_done(execution.task, execution.abandon)
-            with contextlib.suppress(asyncio.CancelledError):
-                await uninterrupted(execution.ended)
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.journal.close()
-        self.scheduler.threads.close()
-        try:
-            await self._store.close(self.owner)
-        finally:
-            self._closed.set_result()
+def _plain_payload(value: object, what: str) -> bytes:
+    """JSON of a value that has no annotation. Raises SerializationError."""
+    try:
+        check_exact(value)
+        payload = encode_plain(value)
+        decode_plain(payload)
+    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
+        raise SerializationError(f"{what} cannot be written as JSON: {error}") from error
+    return payload
 
 
 def _store(store: Store | str | os.PathLike[str]) -> Store:
@@ -544,6 +726,7 @@ def _run_record(row: RunRow) -> RunRecord:
             row.created,
             row.started,
             row.finished,
+            decode_waits(row.waits),
         )
     except ValueError as error:
         raise CheckpointCorrupt(row.thread_id, row.run_id, None, str(error)) from error

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import anyio
 
+from taskflow.clocks import Alarms, Clock
 from taskflow.loops import Loop
 from taskflow.promises import Promise
 from taskflow.workers import WorkerThreads
@@ -15,10 +16,13 @@ __all__ = ("Scheduler", "Slots")
 
 
 class Scheduler:
-    """What the bodies of one runtime share: its event loop, its slots, its worker threads."""
+    """What the bodies of one runtime share: its event loop, clock, slots, worker threads."""
 
-    def __init__(self, loop: Loop, max_concurrency: int) -> None:
+    def __init__(self, loop: Loop, max_concurrency: int, clock: Clock | None = None) -> None:
         self.loop = loop
+        self.clock = clock or Clock()
+        self.alarms = Alarms(self.clock, loop)
+        self.is_draining = False  # no call starts any more
         self.width = max_concurrency
         self.slots = Slots(max_concurrency, loop)
         self.threads = WorkerThreads(loop)

@@ -113,6 +113,18 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         if self._child is not None:
             self._child.close()
 
+    def as_child(self) -> RecordedCall[T_co]:
+        """The same as a call of the workflow around it, which somebody else executes.
+
+        Raises NotInRun where there is none.
+        """
+        if self._child is None:
+            raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
+        if self._steps is not None:
+            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+        self._steps = self
+        return self._child
+
     def close(self) -> None:
         """Give it up (the coroutine protocol): it will never execute."""
         if self._steps is None:

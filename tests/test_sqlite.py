@@ -112,7 +112,7 @@ async def test_the_file_says_whose_it_is(path: Path) -> None:
             db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version", "journal_mode")
         ]
-    assert found == [0x7461736B, 1, "wal"]
+    assert found == [0x7461736B, 2, "wal"]
 
 
 def foreign(path: Path) -> None:

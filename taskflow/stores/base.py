@@ -21,6 +21,11 @@ What a store promises:
   is on the thread already is not written again. A paused run that gets one is due at once; so is a
   run that pauses without knowing its latest signal.
 - Whatever drops a call drops the deadline that was recorded for it (`wait_id`) too.
+- A thread that is made by ``fork`` or ``adopt`` is there as a whole or not at all, and of two that
+  are made under one id at once one is ThreadExists. What is copied is verified first, and gets
+  checksums of its own: these are seeded with the thread's id.
+- ``prune`` holds up other writes for some ten milliseconds at a time. What it has not finished when
+  its process dies is a run that nobody continues, or is answered by.
 - An owner is *gone* when its lease has run out, when it was closed, or when the store can tell that
   its process has died. From ``open`` to ``close`` the store renews its lease by itself, from
   outside the event loop.
@@ -33,12 +38,19 @@ of a write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 from msgspec import structs
 
-from taskflow.errors import HistoryMismatch, RunCancelled, RunUnfinished, ThreadBusy
+from taskflow.errors import (
+    CheckpointCorrupt,
+    HistoryMismatch,
+    RunCancelled,
+    RunUnfinished,
+    ThreadBusy,
+)
 from taskflow.records import (
     SIGNAL,
     Batch,
@@ -47,6 +59,9 @@ from taskflow.records import (
     CheckpointRow,
     Claim,
     Committed,
+    Outline,
+    Prune,
+    Pruned,
     Recorded,
     RunRow,
     RunStatus,
@@ -58,10 +73,14 @@ from taskflow.records import (
 
 __all__ = (
     "BLOCK_RUN_ID",
+    "Snapshot",
     "Store",
     "cancelled",
+    "checksum_on",
     "continued",
     "decide",
+    "forked",
+    "prunable",
     "reopened",
     "signal_row",
     "wait_id",
@@ -69,6 +88,18 @@ __all__ = (
 
 # The run that ``Runtime.thread()`` blocks record into: no caller can choose this id.
 BLOCK_RUN_ID = ""
+
+
+class Snapshot(Protocol):
+    """One thread as it was at one moment, whatever is written since."""
+
+    async def runs(self, after: int, limit: int) -> Sequence[RunRow]:
+        """At most ``limit`` runs with a sequence above ``after``, oldest first."""
+        ...
+
+    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
+        """At most ``limit`` rows of every kind with a sequence above ``after``, in that order."""
+        ...
 
 
 class Store(Protocol):
@@ -105,10 +136,10 @@ class Store(Protocol):
         """A run's signals with a sequence above ``after`` that no call has taken, in that order."""
         ...
 
-    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
-        """The threads that were sent signals above ``after``, and the latest of these.
+    async def news(self, after: int | None) -> Sequence[tuple[int, str]]:
+        """The signals above ``after``: the sequence and thread of each, in order.
 
-        Without ``after``: none, and the latest signal of all.
+        Without ``after``: the latest one alone.
         """
         ...
 
@@ -141,6 +172,14 @@ class Store(Protocol):
         """
         ...
 
+    async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:
+        """One row of any kind."""
+        ...
+
+    def snapshot(self, thread_id: str) -> AbstractAsyncContextManager[Snapshot]:
+        """A thread as it is now, for as long as the context is open."""
+        ...
+
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         """The shared results of a task under ``keys`` that have not expired at ``now``."""
         ...
@@ -154,6 +193,39 @@ class Store(Protocol):
 
         If its run is the thread's latest and has succeeded, that run is open again. Raises
         ThreadBusy while somebody executes it.
+        """
+        ...
+
+    async def replace(self, thread_id: str, task_id: str, payload: bytes) -> bool:
+        """Make ``payload`` the recorded result of a call; false where there is no such call.
+
+        Drops the calls that it was made by, and opens its run again, as ``forget`` does. Raises
+        ThreadBusy while anybody executes the thread's run.
+        """
+        ...
+
+    async def fork(
+        self, thread_id: str, run_id: str | None, to: str, without: Sequence[str]
+    ) -> RunRow:
+        """Make the thread ``to`` of one run (None: the latest) with what is recorded of it.
+
+        But for the calls ``without``, and those that they were made by. `forked` says what becomes
+        of the run; the row of the successful run before it is copied for `previous`. Raises
+        RunNotFound for a run or a call that is not there, ThreadExists and CheckpointCorrupt.
+        """
+        ...
+
+    async def adopt(self, runs: Sequence[RunRow], checkpoints: Sequence[CheckpointRow]) -> None:
+        """Make a thread of these rows, which are all of one: numbers and sequences are given anew.
+
+        Raises ThreadExists.
+        """
+        ...
+
+    def prune(self, ask: Prune) -> AsyncGenerator[Pruned]:
+        """Delete what `prunable` says, a few hundred rows a transaction: what each has deleted.
+
+        Gives its space back where it can. Runs that somebody continues meanwhile are left alone.
         """
         ...
 
@@ -286,6 +358,63 @@ def reopened(row: RunRow) -> RunRow:
     return structs.replace(
         row, status=RunStatus.RUNNING, result=None, saved=None, finished=None
     ).sealed()
+
+
+def forked(row: RunRow, to: str, *, is_whole: bool) -> RunRow:
+    """A run as it begins on the thread ``to``: as it was if it had succeeded, else unfinished.
+
+    It never begins by itself: nobody owns it, and it is not due.
+    """
+    copy = structs.replace(
+        row, thread_id=to, owner=None, epoch=1, waits=None, due=None, takeovers=0, mark=0
+    )
+    if row.status != RunStatus.SUCCESS or not is_whole:
+        copy = structs.replace(
+            copy, status=RunStatus.RUNNING, result=None, error=None, saved=None, finished=None
+        )
+    return copy.sealed()
+
+
+def checksum_on(
+    to: str, thread_id: str, run_id: str, task_id: str, kind: str, payload: bytes, checksum: int
+) -> int:
+    """The checksum of a row when it stands on the thread ``to``. Raises CheckpointCorrupt."""
+    try:
+        expected = checkpoint_checksum(run_checksum(thread_id, run_id), task_id, kind, payload)
+    except (TypeError, AttributeError):  # a column holds neither text nor bytes
+        expected = None
+    if checksum != expected:
+        raise CheckpointCorrupt(thread_id, run_id, task_id, "its checksum does not fit")
+
+    return checkpoint_checksum(run_checksum(to, run_id), task_id, kind, payload)
+
+
+def prunable(runs: Sequence[Outline], ask: Prune) -> list[tuple[Outline, bool]]:
+    """Which of a thread's runs (oldest first) are to be deleted.
+
+    True beside those whose row stays, without its calls, because `previous` needs it: a successful
+    run before one that stays; and the latest successful one, if any run of the thread stays, or if
+    it was given a value to save for a later one.
+    """
+    last = len(runs) - ask.keep_last
+    doomed = [
+        index < last
+        and run.status in ask.statuses
+        and run.owner is None
+        and run.finished is not None
+        and run.finished < ask.before
+        for index, run in enumerate(runs)
+    ]
+    needed: set[int] = set()
+    success: int | None = None
+    for index, run in enumerate(runs):
+        if success is not None and not doomed[index]:
+            needed.add(success)
+        if run.status == RunStatus.SUCCESS:
+            success = index
+    if success is not None and (runs[success].has_saved or not all(doomed)):
+        needed.add(success)
+    return [(run, index in needed) for index, run in enumerate(runs) if doomed[index]]
 
 
 def signal_row(signal: Signal, run: RunRow) -> Checkpoint:

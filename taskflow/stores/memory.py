@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import count, islice
+from typing import TypeVar
 
+import anyio.lowlevel
 from msgspec import structs
 
-from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy
+from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy, ThreadExists
 from taskflow.records import (
+    OUTCOMES,
+    RESULT,
     SIGNAL,
     Batch,
     CacheEntry,
@@ -20,6 +25,9 @@ from taskflow.records import (
     Claimed,
     Committed,
     Finish,
+    Outline,
+    Prune,
+    Pruned,
     Recorded,
     RunKey,
     RunRow,
@@ -27,10 +35,25 @@ from taskflow.records import (
     Sent,
     Signal,
     SignalRow,
+    checkpoint_checksum,
+    run_checksum,
 )
-from taskflow.stores.base import cancelled, continued, decide, reopened, signal_row, wait_id
+from taskflow.stores.base import (
+    Snapshot,
+    cancelled,
+    checksum_on,
+    continued,
+    decide,
+    forked,
+    prunable,
+    reopened,
+    signal_row,
+    wait_id,
+)
 
 __all__ = ("MemoryStore",)
+
+Row = TypeVar("Row", RunRow, CheckpointRow)
 
 
 class MemoryStore:
@@ -104,13 +127,11 @@ class MemoryStore:
         with self._lock:
             return self._signals(thread_id, run_id, after)
 
-    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
+    async def news(self, after: int | None) -> Sequence[tuple[int, str]]:
         with self._lock:
-            latest = self._sent[-1][0] if self._sent else 0
             if after is None:
-                return latest, []
-            fresh = self._sent[bisect_right(self._sent, (after, chr(0x10FFFF))) :]
-            return max(latest, after), list(dict.fromkeys(thread_id for _, thread_id in fresh))
+                return self._sent[-1:]
+            return self._sent[bisect_right(self._sent, (after, chr(0x10FFFF))) :]
 
     async def recoverable(
         self, now: float, workflows: Sequence[str], limit: int
@@ -149,6 +170,19 @@ class MemoryStore:
             found = (row for row in rows if run_id in (None, row.run_id) and row.sequence > after)
             return list(islice(found, limit))
 
+    async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:
+        with self._lock:
+            return self._checkpoints.get(thread_id, {}).get(task_id)
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self, thread_id: str) -> AsyncGenerator[Snapshot]:
+        with self._lock:
+            runs = [self._runs[number] for number in self._threads.get(thread_id, [])]
+            rows = sorted(
+                self._checkpoints.get(thread_id, {}).values(), key=lambda row: row.sequence
+            )
+        yield _Snapshot(runs, rows)
+
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         found = [self._cache.get((task_name, key)) for key in keys]
         return [
@@ -166,17 +200,103 @@ class MemoryStore:
         with self._lock:
             rows = self._checkpoints.get(thread_id, {})
             row = rows.get(task_id)
+            self._check_idle(thread_id, owner)
             if row is None:
                 return False
-            self._check_idle(thread_id, owner)
-            run = self._find(thread_id, row.run_id)
-            latest = self._find(thread_id, None)
-            next_id: str | None = task_id
-            while next_id is not None and (found := self._drop(thread_id, next_id)):
-                next_id = found.checkpoint.parent_id
-            if run and run is latest and run.status == RunStatus.SUCCESS:
-                self._keep(reopened(run))
+            for each in self._calls_up_from(thread_id, task_id):
+                self._drop(thread_id, each)
+            self._reopen(thread_id, row.run_id)
             return True
+
+    async def replace(self, thread_id: str, task_id: str, payload: bytes) -> bool:
+        with self._lock:
+            self._check_idle(thread_id, None)
+            rows = self._checkpoints.get(thread_id, {})
+            row = rows.get(task_id)
+            if row is None or row.checkpoint.kind not in OUTCOMES:
+                return False
+            seed = run_checksum(thread_id, row.run_id)
+            checkpoint = structs.replace(
+                row.checkpoint,
+                kind=RESULT,
+                payload=payload,
+                checksum=checkpoint_checksum(seed, task_id, RESULT, payload),
+            )
+            rows[task_id] = structs.replace(row, checkpoint=checkpoint)
+            _, *callers = self._calls_up_from(thread_id, task_id)
+            for each in callers:
+                self._drop(thread_id, each)
+            self._reopen(thread_id, row.run_id)
+            return True
+
+    async def fork(
+        self, thread_id: str, run_id: str | None, to: str, without: Sequence[str]
+    ) -> RunRow:
+        with self._lock:
+            if to in self._threads:
+                raise ThreadExists(to)
+            source = self._find(thread_id, run_id)
+            if source is None:
+                raise RunNotFound(thread_id, "run" if run_id is None else f"run {run_id!r}")
+            rows = self._checkpoints.get(thread_id, {})
+            left_out: set[str] = set()
+            for task_id in without:
+                if task_id not in rows or rows[task_id].run_id != source.run_id:
+                    what = f"call {task_id!r} recorded by run {source.run_id!r}"
+                    raise RunNotFound(thread_id, what)
+                left_out.update(self._calls_up_from(thread_id, task_id))
+            left_out.update([wait_id(each) for each in left_out])
+            earlier = self._earlier_success(source)
+            kept = [
+                row.checkpoint
+                for task_id, row in rows.items()
+                if row.run_id == source.run_id and task_id not in left_out
+            ]
+        run = source.run_id
+        copies: list[Checkpoint] = []
+        for each in kept:
+            checksum = checksum_on(
+                to, thread_id, run, each.task_id, each.kind, each.payload, each.checksum
+            )
+            copies.append(structs.replace(each, checksum=checksum))
+            if len(copies) % 1000 == 0:
+                await anyio.lowlevel.checkpoint()
+        with self._lock:
+            if to in self._threads:
+                raise ThreadExists(to)
+            if earlier is not None:
+                self._begin(forked(earlier, to, is_whole=True))
+            made = self._begin(forked(source, to, is_whole=not left_out))
+            for each in copies:
+                self._insert(made, each)
+            return made
+
+    async def adopt(self, runs: Sequence[RunRow], checkpoints: Sequence[CheckpointRow]) -> None:
+        with self._lock:
+            if runs[0].thread_id in self._threads:
+                raise ThreadExists(runs[0].thread_id)
+            made = {row.run_id: self._begin(row) for row in runs}
+            for row in checkpoints:
+                self._insert(made[row.run_id], row.checkpoint)
+
+    async def prune(self, ask: Prune) -> AsyncGenerator[Pruned]:
+        with self._lock:
+            threads = list(self._threads)
+        for thread_id in threads:
+            with self._lock:
+                pruned = self._prune(thread_id, ask)
+            if pruned != Pruned():
+                yield pruned
+            await anyio.lowlevel.checkpoint()
+        with self._lock:
+            expired = [
+                key
+                for key, entry in self._cache.items()
+                if entry.expires is not None and entry.expires <= ask.now
+            ]
+            for key in expired:
+                del self._cache[key]
+        yield Pruned(cached=len(expired))
 
     async def cancel(self, thread_id: str, now: float) -> RunRow | None:
         with self._lock:
@@ -218,6 +338,64 @@ class MemoryStore:
             del self._sent_to[thread_id, row.run_id][task_id]
         return row
 
+    def _calls_up_from(self, thread_id: str, task_id: str) -> list[str]:
+        """A recorded call, and the recorded calls that it was made by, up to the run itself."""
+        rows = self._checkpoints.get(thread_id, {})
+        chain: list[str] = []
+        next_id: str | None = task_id
+        while next_id in rows and next_id not in chain:
+            chain.append(next_id)
+            next_id = rows[next_id].checkpoint.parent_id
+        return chain
+
+    def _reopen(self, thread_id: str, run_id: str) -> None:
+        latest = self._find(thread_id, None)
+        if latest and latest.run_id == run_id and latest.status == RunStatus.SUCCESS:
+            self._keep(reopened(latest))
+
+    def _begin(self, row: RunRow) -> RunRow:
+        row = self._keep(structs.replace(row, number=next(self._numbers)))
+        self._threads.setdefault(row.thread_id, []).append(row.number)
+        return row
+
+    def _prune(self, thread_id: str, ask: Prune) -> Pruned:
+        rows = self._checkpoints.get(thread_id, {})
+        by_run: dict[str, list[str]] = {}
+        for task_id, row in rows.items():
+            by_run.setdefault(row.run_id, []).append(task_id)
+        runs = [self._runs[number] for number in self._threads.get(thread_id, [])]
+        outlines = [
+            Outline(
+                run.number,
+                run.run_id,
+                run.epoch,
+                run.status,
+                run.finished,
+                run.owner,
+                run.saved is not None,
+                run.run_id in by_run,
+            )
+            for run in runs
+        ]
+        pruned = Pruned()
+        gone: set[int] = set()
+        for run, keeps_row in prunable(outlines, ask):
+            doomed = by_run.get(run.run_id, [])
+            gone.update(rows[task_id].sequence for task_id in doomed)
+            for task_id in doomed:
+                self._drop(thread_id, task_id)
+            pruned += Pruned(0 if keeps_row else 1, len(doomed))
+            if not keeps_row:
+                self._threads[thread_id].remove(run.number)
+                del self._runs[run.number]
+                self._sent_to.pop((thread_id, run.run_id), None)
+        if gone:
+            self._sent = [each for each in self._sent if each[0] not in gone]
+        if not self._threads.get(thread_id, True):
+            del self._threads[thread_id]
+            self._checkpoints.pop(thread_id, None)
+        return pruned
+
     def _signals(self, thread_id: str, run_id: str, after: int) -> list[SignalRow]:
         return [
             SignalRow(
@@ -258,8 +436,6 @@ class MemoryStore:
             return Sent(run.run_id, run.workflow, known.sequence, 0, False)
         previous = self._latest_signal(thread_id, run.run_id)
         sequence = self._insert(run, signal_row(signal, run))
-        self._sent.append((sequence, thread_id))
-        self._sent_to.setdefault((thread_id, run.run_id), {})[signal.task_id] = sequence
         if run.status == RunStatus.PAUSED:
             self._keep(structs.replace(run, due=0.0))
         return Sent(run.run_id, run.workflow, sequence, previous, True)
@@ -267,7 +443,7 @@ class MemoryStore:
     def _is_gone(self, owner: str) -> bool:
         return owner not in self._owners
 
-    def _check_idle(self, thread_id: str, owner: str) -> None:
+    def _check_idle(self, thread_id: str, owner: str | None) -> None:
         row = self._find(thread_id, None)
         if row and row.owner not in (None, owner) and not self._is_gone(str(row.owner)):
             raise ThreadBusy(thread_id, f"run {row.run_id!r} is executed by {row.owner}")
@@ -307,6 +483,10 @@ class MemoryStore:
         self._checkpoints.setdefault(run.thread_id, {})[checkpoint.task_id] = row
         if checkpoint.signal is not None:
             self._taken.add((run.thread_id, checkpoint.signal))
+        if checkpoint.kind == SIGNAL:
+            self._sent.append((row.sequence, run.thread_id))
+            sent = self._sent_to.setdefault((run.thread_id, run.run_id), {})
+            sent[checkpoint.task_id] = row.sequence
         return row.sequence
 
     def _unrecord(
@@ -358,12 +538,11 @@ class MemoryStore:
                 self._previous(row),
                 signals=self._signals(row.thread_id, row.run_id, 0),
                 last_signal=self._latest_signal(row.thread_id, row.run_id),
+                waits=held.waits,
             )
         if decision == "supersede" and latest:
             self._keep(cancelled(latest, claim.now))
-        row = claim.new_row(next(self._numbers), latest.sequence + 1 if latest else 1)
-        self._runs[row.number] = row
-        self._threads.setdefault(row.thread_id, []).append(row.number)
+        row = self._begin(claim.new_row(0, latest.sequence + 1 if latest else 1))
         return Claimed(row, self._previous(row), is_new=True)
 
     def _latest_checkpoint(self, run: RunRow) -> int:
@@ -372,8 +551,33 @@ class MemoryStore:
         return max((row.sequence for row in own), default=0)
 
     def _previous(self, row: RunRow) -> bytes | None:
+        earlier = self._earlier_success(row)
+        if earlier is None:
+            return None
+        return earlier.result if earlier.saved is None else earlier.saved
+
+    def _earlier_success(self, row: RunRow) -> RunRow | None:
         for number in reversed(self._threads[row.thread_id]):
             earlier = self._runs[number]
             if earlier.sequence < row.sequence and earlier.status == RunStatus.SUCCESS:
-                return earlier.result if earlier.saved is None else earlier.saved
+                return earlier
         return None
+
+
+class _Snapshot:
+    """The rows of one thread, which nobody changes."""
+
+    def __init__(self, runs: Sequence[RunRow], rows: Sequence[CheckpointRow]) -> None:
+        self._runs = runs
+        self._rows = rows
+
+    async def runs(self, after: int, limit: int) -> Sequence[RunRow]:
+        return _page(self._runs, after, limit)
+
+    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
+        return _page(self._rows, after, limit)
+
+
+def _page(rows: Sequence[Row], after: int, limit: int) -> Sequence[Row]:
+    start = bisect_right(rows, after, key=lambda row: row.sequence)
+    return rows[start : start + limit]

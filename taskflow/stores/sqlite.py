@@ -20,7 +20,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final, Literal, TypeVar
 
@@ -45,6 +46,8 @@ from taskflow.records import (
     Claimed,
     Committed,
     Finish,
+    Prune,
+    Pruned,
     Recorded,
     RunKey,
     RunRow,
@@ -53,13 +56,19 @@ from taskflow.records import (
     Signal,
     SignalRow,
 )
+from taskflow.stores import sqlite_history as history
 from taskflow.stores import statements as sql
-from taskflow.stores.base import cancelled, continued, decide, reopened, signal_row, wait_id
+from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
 from taskflow.stores.locks import FileLock, OwnerLock
+from taskflow.stores.sqlite_rows import one_run, update_run
 
 __all__ = ("SQLiteStore",)
 
 T = TypeVar("T")
+
+PRUNED_THREADS: Final = 100  # that are looked at together
+PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
+CHECKPOINT_WRITES: Final = 8
 
 SAFE_WAL_VERSION: Final = (3, 51, 3)
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
@@ -200,12 +209,10 @@ class SQLiteStore:
         rows = await self._read(sql.SELECT_SIGNALS, (thread_id, run_id, after))
         return [SignalRow(*row) for row in rows]
 
-    async def news(self, after: int | None) -> tuple[int, Sequence[str]]:
+    async def news(self, after: int | None) -> Sequence[tuple[int, str]]:
         if after is None:
-            rows = await self._read(sql.SELECT_LATEST_NEWS, ())
-            return (rows[0][0] if rows else 0), []
-        rows = await self._read(sql.SELECT_NEWS, (after,))
-        return (rows[-1][0] if rows else after), list(dict.fromkeys(row[1] for row in rows))
+            return await self._read(sql.SELECT_LATEST_NEWS, ())
+        return await self._read(sql.SELECT_NEWS, (after,))
 
     async def recoverable(
         self, now: float, workflows: Sequence[str], limit: int
@@ -239,7 +246,24 @@ class SQLiteStore:
         rows = await self._read(
             sql.SELECT_CHECKPOINTS, {**asked, "limit": -1 if limit is None else limit}
         )
-        return [CheckpointRow(row[0], row[1], Checkpoint(*row[2:])) for row in rows]
+        return [_checkpoint_row(row) for row in rows]
+
+    async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:
+        rows = await self._read(sql.SELECT_CHECKPOINT, (thread_id, task_id))
+        return _checkpoint_row(rows[0]) if rows else None
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self, thread_id: str) -> AsyncGenerator[Snapshot]:
+        self._opened(self._reader)
+        connection = await self._connect()  # its own: one transaction for as long as it is open
+        try:
+            await self._trip(connection, history.begin_snapshot)
+            yield _Snapshot(thread_id, lambda work: self._trip(connection, work))
+        finally:
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(StoreError):
+                    await self._trip(connection, self._close_apart)
+                await connection.close()
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         query = sql.SELECT_CACHED.format(rows=", ".join("?" * len(keys)))
@@ -251,30 +275,47 @@ class SQLiteStore:
 
     async def forget(self, thread_id: str, task_id: str, owner: str) -> bool:
         def work(db: sqlite3.Connection) -> bool:
-            found = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, task_id)).fetchone()
-            if found is None:
-                return False
             self._check_idle(db, thread_id, owner)
-            run_id = found[0]
-            next_id: str | None = task_id
-            while next_id is not None:
-                db.execute(sql.DELETE_CALL, (thread_id, next_id, wait_id(next_id)))
-                next_id = found[1]
-                found = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, next_id)).fetchone()
-                if found is None:
-                    break
-            latest = _one_run(db, sql.SELECT_LATEST, (thread_id,))
-            if latest and latest.run_id == run_id and latest.status == RunStatus.SUCCESS:
-                _update(db, reopened(latest.verified()))
-            return True
+            return history.forget(db, thread_id, task_id)
 
         return await self._write(work)
 
+    async def replace(self, thread_id: str, task_id: str, payload: bytes) -> bool:
+        def work(db: sqlite3.Connection) -> bool:
+            self._check_idle(db, thread_id, None)
+            return history.replace(db, thread_id, task_id, payload)
+
+        return await self._write(work)
+
+    async def fork(
+        self, thread_id: str, run_id: str | None, to: str, without: Sequence[str]
+    ) -> RunRow:
+        return await self._write(lambda db: history.fork(db, thread_id, run_id, to, without))
+
+    async def adopt(self, runs: Sequence[RunRow], checkpoints: Sequence[CheckpointRow]) -> None:
+        await self._write(lambda db: history.adopt(db, runs, checkpoints))
+
+    async def prune(self, ask: Prune) -> AsyncGenerator[Pruned]:
+        pace = history.Pace()
+        look = partial(history.threads_to_prune, ask=ask, limit=PRUNED_THREADS)
+        threads = await self._look(partial(look, after=""))
+        while threads:
+            runs = await self._look(partial(history.doomed, ask=ask, thread_ids=threads))
+            while runs:
+                yield await self._paced(pace, partial(history.drop, runs=runs, limit=pace.rows))
+            threads = await self._look(partial(look, after=threads[-1]))
+        expired = await self._read(sql.SELECT_EXPIRED, (ask.now, 0, pace.rows))
+        while expired:
+            yield await self._paced(pace, partial(history.drop_expired, rows=expired, now=ask.now))
+            asked = ask.now, expired[-1][0], pace.rows
+            expired = await self._read(sql.SELECT_EXPIRED, asked)
+        await self._give_back(history.Pace())
+
     async def cancel(self, thread_id: str, now: float) -> RunRow | None:
         def work(db: sqlite3.Connection) -> RunRow | None:
-            row = _one_run(db, sql.SELECT_LATEST, (thread_id,))
+            row = one_run(db, sql.SELECT_LATEST, (thread_id,))
             if row is not None and not row.is_final:
-                _update(db, cancelled(row.verified(), now))
+                update_run(db, cancelled(row.verified(), now))
             return row
 
         return await self._write(work)
@@ -336,9 +377,9 @@ class SQLiteStore:
         thread_id = signal.thread_id
         known = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, signal.task_id)).fetchone()
         if known is not None:
-            run = _one_run(db, sql.SELECT_RUN, (thread_id, known[0]))
+            run = one_run(db, sql.SELECT_RUN, (thread_id, known[0]))
             return Sent(known[0], run.workflow if run else "", known[2], 0, False)
-        run = _one_run(db, sql.SELECT_UNFINISHED, (thread_id,))
+        run = one_run(db, sql.SELECT_UNFINISHED, (thread_id,))
         if run is None:
             return RunNotFound(thread_id, "unfinished run")
         previous = db.execute(sql.SELECT_LAST_SIGNAL, (thread_id, run.run_id)).fetchone()
@@ -429,7 +470,7 @@ class SQLiteStore:
                     row = claim.new_row(0, sequence)
                     previous = _previous(db, row) if head else None
                     if decision == "supersede" and head:
-                        _update(db, cancelled(head, claim.now))
+                        update_run(db, cancelled(head, claim.now))
                     beginning[thread_id] = (index, row, previous)
             except TaskflowError as error:
                 answers[index] = error
@@ -441,7 +482,7 @@ class SQLiteStore:
             return None
         if head.run_id == claim.run_id:
             return head
-        return _one_run(db, sql.SELECT_RUN, (claim.thread_id, claim.run_id))
+        return one_run(db, sql.SELECT_RUN, (claim.thread_id, claim.run_id))
 
     def _begin(
         self,
@@ -459,8 +500,8 @@ class SQLiteStore:
             index, row, previous = beginning[thread_id]
             answers[index] = Claimed(structs.replace(row, number=number), previous, is_new=True)
 
-    def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str) -> None:
-        row = _one_run(db, sql.SELECT_LATEST, (thread_id,))
+    def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str | None) -> None:
+        row = one_run(db, sql.SELECT_LATEST, (thread_id,))
         if row and row.owner not in (None, owner) and not self._is_gone(db, str(row.owner)):
             raise ThreadBusy(thread_id, f"run {row.run_id!r} is executed by {row.owner}")
 
@@ -504,6 +545,8 @@ class SQLiteStore:
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
+            # Takes effect in a file that is empty: pruning can give pages back then.
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise StoreError(f"{self.path} cannot be put into WAL mode (it stays in {mode!r})")
@@ -545,12 +588,50 @@ class SQLiteStore:
             with contextlib.suppress(sqlite3.Error, OSError), contextlib.ExitStack() as stack:
                 db = sqlite3.connect(self._file, isolation_level=None, timeout=self._busy_timeout)
                 stack.callback(db.close)
-                if isinstance(self._write_lock, FileLock):
-                    # One open file cannot tell two threads of its process apart: open another.
-                    lock = FileLock(f"{self._file}-lock", self._busy_timeout)
-                    stack.callback(lock.close)
-                    stack.enter_context(lock)
+                stack.enter_context(self._lock_apart())
                 self._renew(db)
+
+    @contextlib.contextmanager
+    def _lock_apart(self) -> Generator[None]:
+        """The write lock, in another thread than the writer's."""
+        if sqlite3.sqlite_version_info >= SAFE_WAL_VERSION:
+            yield
+            return
+        # One open file cannot tell two threads of its process apart: open another.
+        lock = FileLock(f"{self._file}-lock", self._busy_timeout)
+        try:
+            with lock:
+                yield
+        finally:
+            lock.close()
+
+    def _close_apart(self, db: sqlite3.Connection) -> None:
+        with self._lock_apart():  # whoever closes last checkpoints
+            db.close()
+
+    # Small writes, made in the middle of other work.
+
+    async def _paced(self, pace: history.Pace, work: Callable[[sqlite3.Connection], T]) -> T:
+        def timed(db: sqlite3.Connection) -> T:
+            with self._write_lock:
+                begun = time.monotonic()
+                with _Transaction(db):
+                    done = work(db)
+                pace.note(time.monotonic() - begun)
+                return done
+
+        done = await self._trip(self._opened(self._writer), timed)
+        if pace.writes % CHECKPOINT_WRITES == 0:
+            # A WAL that has grown would be checkpointed by somebody's commit, for a long time.
+            await self._write(history.checkpoint, alone=True)
+        await anyio.sleep(PAUSE)
+        return done
+
+    async def _give_back(self, pace: history.Pace) -> None:
+        """Cut free pages off the end of the file, if it was made for that, and empty the WAL."""
+        while await self._look(history.can_shrink):
+            await self._paced(pace, partial(history.shrink, pages=pace.rows))
+        await self._write(partial(history.checkpoint, mode="TRUNCATE"), alone=True)
 
     # Trips to a connection's thread.
 
@@ -716,14 +797,34 @@ def _run_row(row: Sequence[Any]) -> RunRow:
     return RunRow(*row).verified()
 
 
-def _one_run(db: sqlite3.Connection, query: str, parameters: Iterable[Any]) -> RunRow | None:
-    row = db.execute(query, tuple(parameters)).fetchone()
-    return RunRow(*row) if row else None
+def _checkpoint_row(row: Sequence[Any]) -> CheckpointRow:
+    return CheckpointRow(row[0], row[1], Checkpoint(*row[2:]))
 
 
-def _update(db: sqlite3.Connection, row: RunRow) -> RunRow:
-    db.execute(sql.UPDATE_RUN, structs.asdict(row))
-    return row
+class _Snapshot:
+    """One thread, read in one transaction of a connection of its own."""
+
+    def __init__(
+        self, thread_id: str, trip: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+    ) -> None:
+        self._thread_id = thread_id
+        self._trip = trip
+
+    async def runs(self, after: int, limit: int) -> Sequence[RunRow]:
+        asked = self._thread_id, after, limit
+        query = sql.SELECT_RUNS_OF_THREAD
+        return [
+            _run_row(row)
+            for row in await self._trip(lambda db: db.execute(query, asked).fetchall())
+        ]
+
+    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
+        asked = {"thread_id": self._thread_id, "run_id": None, "after": after, "limit": limit}
+        query = sql.SELECT_CHECKPOINTS
+        return [
+            _checkpoint_row(row)
+            for row in await self._trip(lambda db: db.execute(query, asked).fetchall())
+        ]
 
 
 def _continue(
@@ -735,16 +836,16 @@ def _continue(
         row = db.execute(sql.SELECT_LATEST_CHECKPOINT, place).fetchone()
         return row[0] if row else 0
 
-    row = _update(db, continued(held, claim, latest_checkpoint))
+    row = update_run(db, continued(held, claim, latest_checkpoint))
     last = db.execute(sql.SELECT_LAST_SIGNAL, place).fetchone()
     if last is None:
-        return row, Claimed(row, previous)
+        return row, Claimed(row, previous, waits=held.waits)
     signals = [SignalRow(*each) for each in db.execute(sql.SELECT_SIGNALS, (*place, 0))]
-    return row, Claimed(row, previous, signals=signals, last_signal=last[0])
+    return row, Claimed(row, previous, signals=signals, last_signal=last[0], waits=held.waits)
 
 
 def _previous(db: sqlite3.Connection, row: RunRow) -> bytes | None:
-    earlier = _one_run(db, sql.SELECT_PREVIOUS, (row.thread_id, row.sequence))
+    earlier = one_run(db, sql.SELECT_PREVIOUS, (row.thread_id, row.sequence))
     if earlier is None:
         return None
     earlier.verified()

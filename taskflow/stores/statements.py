@@ -214,7 +214,7 @@ SELECT_NEWS: Final = """
 SELECT sequence, thread_id FROM checkpoint WHERE kind = 'signal' AND sequence > ? ORDER BY sequence
 """
 SELECT_LATEST_NEWS: Final = """
-SELECT sequence FROM checkpoint WHERE kind = 'signal' ORDER BY sequence DESC LIMIT 1
+SELECT sequence, thread_id FROM checkpoint WHERE kind = 'signal' ORDER BY sequence DESC LIMIT 1
 """
 CHECKPOINT_COLUMNS: Final = ", ".join(
     "CAST(checkpoint.payload AS BLOB)" if name == "payload" else f"checkpoint.{name}"
@@ -231,9 +231,56 @@ ORDER BY checkpoint.sequence LIMIT :limit
 SELECT_RUN_OF_CALL: Final = """
 SELECT run_id, parent_id, sequence FROM checkpoint WHERE thread_id = ? AND task_id = ?
 """
+SELECT_CHECKPOINT: Final = f"""
+SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
+FROM checkpoint JOIN run USING (thread_id, run_id)
+WHERE checkpoint.thread_id = ? AND checkpoint.task_id = ?
+"""
+REPLACE_RESULT: Final = """
+UPDATE checkpoint SET kind = 'result', payload = ?, checksum = ?
+WHERE thread_id = ? AND task_id = ? AND kind IN ('result', 'error')
+"""
 DELETE_CALL: Final = "DELETE FROM checkpoint WHERE thread_id = ? AND task_id IN (?, ?)"
 DELETE_CHECKPOINTS: Final = "DELETE FROM checkpoint WHERE thread_id = ?"
 DELETE_RUNS: Final = "DELETE FROM run WHERE thread_id = ?"
+
+SELECT_RUNS_OF_THREAD: Final = f"""
+SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence > ? ORDER BY sequence LIMIT ?
+"""
+INSERT_RUN: Final = INSERT_RUNS.format(rows=RUN_ROW).replace(" RETURNING number, thread_id", "")
+# `checksum_on` and `is_copied` are functions of Python.
+COPY_CHECKPOINTS: Final = """
+INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
+    attempts, started, finished, checksum, signal)
+SELECT :to, run_id, task_id, parent_id, name, kind, CAST(payload AS BLOB), arguments, attempts,
+    started, finished, checksum_on(task_id, kind, CAST(payload AS BLOB), checksum), signal
+FROM checkpoint WHERE thread_id = :thread_id AND run_id = :run_id AND is_copied(task_id)
+ORDER BY sequence
+"""
+
+# What may be pruned, thread by thread.
+SELECT_THREADS_TO_PRUNE: Final = """
+SELECT DISTINCT thread_id FROM run
+WHERE thread_id > ? AND finished < ? AND owner IS NULL AND status IN ({statuses})
+ORDER BY thread_id LIMIT ?
+"""
+SELECT_OUTLINES: Final = """
+SELECT number, run_id, epoch, status, finished, owner, saved IS NOT NULL, EXISTS (
+    SELECT 1 FROM checkpoint WHERE thread_id = run.thread_id AND run_id = run.run_id)
+FROM run WHERE thread_id = ? ORDER BY sequence
+"""
+SELECT_HEAD: Final = """
+SELECT number, epoch, status FROM run WHERE thread_id = ? ORDER BY sequence DESC LIMIT 1
+"""
+DELETE_SOME_CHECKPOINTS: Final = """
+DELETE FROM checkpoint WHERE sequence IN (
+    SELECT sequence FROM checkpoint WHERE thread_id = ? AND run_id = ? LIMIT ?)
+"""
+DELETE_RUN: Final = "DELETE FROM run WHERE number = ?"
+SELECT_EXPIRED: Final = """
+SELECT rowid FROM cache WHERE expires <= ? AND rowid > ? ORDER BY rowid LIMIT ?
+"""
+DELETE_EXPIRED: Final = "DELETE FROM cache WHERE rowid = ? AND expires <= ?"
 
 RENEW_LEASE: Final = "INSERT OR REPLACE INTO lease VALUES (?, ?, ?)"
 SELECT_LEASE: Final = "SELECT boot_id, expires FROM lease WHERE owner = ?"

@@ -1,0 +1,126 @@
+"""What time it is, and being called when it is that late: `Clock` and `Alarms`."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Final
+
+import anyio
+
+from taskflow.loops import Loop
+from taskflow.promises import Latch, Promise, uninterrupted
+
+__all__ = ("Alarm", "Alarms", "Clock", "boot_time")
+
+# A machine that was asleep is noticed after so many seconds at most.
+LONGEST_NAP: Final = 1.0
+
+
+class Clock:
+    """Wall-clock time that is set when this object is made, and does not jump after that.
+
+    Deadlines and durations are taken from it, so that nobody who sets the machine's clock shortens
+    a wait or gives a task a negative duration. ``now`` and ``when_moved`` are all that another
+    clock has to have.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - boot_time()
+
+    def now(self) -> float:
+        """Seconds since 1970 (UTC)."""
+        return boot_time() + self._offset
+
+    def when_moved(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when `now` has changed by itself: never, on a real clock."""
+
+
+class Alarm:
+    """A call that is to be made at a time, unless it is cancelled before."""
+
+    __slots__ = ("_callback", "when")
+
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self._callback = None
+
+    def ring(self) -> None:
+        """Call now."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Alarms:
+    """All alarms of a runtime, in one background task."""
+
+    def __init__(self, clock: Clock, loop: Loop) -> None:
+        self.clock = clock
+        self._loop = loop
+        self._heap: list[tuple[float, int, Alarm]] = []
+        self._order = count()
+        self._wake: Promise | None = None
+        self._napping_until = 0.0
+        self._closing = False
+        self._ended = Latch()
+        clock.when_moved(self._notify)
+
+    def set(self, when: float, callback: Callable[[], None]) -> Alarm:
+        """Have ``callback`` called at ``when`` (seconds since 1970), or soon where that is past."""
+        alarm = Alarm(when, callback)
+        heapq.heappush(self._heap, (when, next(self._order), alarm))
+        if when < self._napping_until:
+            self._notify()
+        return alarm
+
+    async def run(self) -> None:
+        """Ring until `close` is called."""
+        try:
+            while not self._closing:
+                self._ring()
+                now = self.clock.now()
+                left = self._heap[0][0] - now if self._heap else LONGEST_NAP
+                if left <= 0:
+                    continue
+                nap = min(left, LONGEST_NAP) if self._heap else None
+                self._napping_until = float("inf") if nap is None else now + nap
+                self._wake = self._loop.promise()
+                with anyio.move_on_after(nap):
+                    await self._wake
+                self._napping_until = 0.0
+        except asyncio.CancelledError:
+            pass  # asyncio.run() ends everything that is left: nobody waits for an alarm any more
+        finally:
+            self._ended.set_result()
+
+    async def close(self) -> None:
+        """Ring no more."""
+        self._closing = True
+        self._notify()
+        await uninterrupted(self._ended)
+
+    def _ring(self) -> None:
+        now = self.clock.now()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            heapq.heappop(heap)[2].ring()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+def boot_time() -> float:
+    """Seconds since this machine was started, also those it slept; no wall clock moves them."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

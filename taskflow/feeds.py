@@ -1,0 +1,229 @@
+"""Who listens to which thread: events go from here to bounded buffers, and slow nobody down."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from taskflow import failures
+from taskflow.clocks import Clock
+from taskflow.codec import decode_plain, encode_plain
+from taskflow.events import (
+    Dropped,
+    Emitted,
+    Event,
+    RunCancelledEvent,
+    RunCompleted,
+    RunFailed,
+    RunPausedEvent,
+    RunStarted,
+    TaskCompleted,
+    TaskFailedEvent,
+    TaskRetrying,
+    TaskStarted,
+    Waiting,
+)
+from taskflow.promises import Promise, new_promise
+from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, Wait
+
+__all__ = ("Feed", "Feeds", "Listener", "event_of")
+
+ENDS = (RunCompleted, RunFailed, RunCancelledEvent)
+
+
+class Listener:
+    """One reader's buffer: what does not fit is counted, and told in its place."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._events: deque[Event] = deque()
+        self._dropped = 0
+        self._first_dropped: Event | None = None
+        self._wake: Promise | None = None
+
+    def put(self, event: Event) -> None:
+        """Keep ``event`` for the reader, if there is room; the end of a run always has."""
+        if len(self._events) >= self._limit and not isinstance(event, ENDS):
+            self._dropped += 1
+            self._first_dropped = self._first_dropped or event
+            return
+        if self._dropped:
+            self._put_marker()
+        self._events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the reader look."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        if not self._events and self._dropped:
+            self._put_marker()
+        return self._events.popleft() if self._events else None
+
+    def clear(self) -> None:
+        """Forget what is there: the reader reads it from the store."""
+        self._events.clear()
+        self._dropped = 0
+        self._first_dropped = None
+
+    async def wait(self) -> None:
+        """Wait until there may be something to take."""
+        if self._events or self._dropped:
+            return
+        self._wake = new_promise()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    def _put_marker(self) -> None:
+        first, count = self._first_dropped, self._dropped
+        assert first is not None
+        self._first_dropped, self._dropped = None, 0
+        number = self._events[-1].number if self._events else first.number
+        self._events.append(
+            Dropped(number, first.time, first.thread_id, first.run_id, None, None, "", count)
+        )
+
+
+class Feed:
+    """The listeners of one thread, and the number that events repeat which have none."""
+
+    __slots__ = ("clock", "listeners", "number", "thread_id", "workflow")
+
+    def __init__(self, thread_id: str, clock: Clock) -> None:
+        self.thread_id = thread_id
+        self.clock = clock
+        self.listeners: list[Listener] = []
+        self.number = 0
+        self.workflow = ""  # of the run that executes
+
+    def publish(self, event: Event) -> None:
+        """Give ``event`` to everybody."""
+        for listener in self.listeners:
+            listener.put(event)
+
+    def run_started(self, run_id: str, workflow: str) -> None:
+        self.workflow = workflow
+        self.publish(RunStarted(*self._head(run_id, None, None, workflow)))
+
+    def task_started(
+        self, run_id: str, task_id: str, parent_id: str | None, name: str, attempt: int
+    ) -> None:
+        self.publish(TaskStarted(*self._head(run_id, task_id, parent_id, name), attempt))
+
+    def task_retrying(
+        self,
+        run_id: str,
+        task_id: str | None,
+        parent_id: str | None,
+        name: str,
+        attempt: int,
+        delay: float,
+        error: BaseException,
+    ) -> None:
+        text = failures.describe(failures.record(error).encode())
+        head = self._head(run_id, task_id, parent_id, name)
+        self.publish(TaskRetrying(*head, attempt, delay, text))
+
+    def replayed(self, run_id: str, row: Recorded) -> None:
+        """A recorded outcome was given to a call."""
+        number = row.sequence if row.sequence < 2**62 else self.number
+        self.number = max(self.number, number)
+        name = row.task_id.rpartition(":")[0]
+        head = (number, self.clock.now(), self.thread_id, run_id, row.task_id, row.parent_id, name)
+        if row.kind == RESULT:
+            self.publish(TaskCompleted(*head, True, 0, 0.0))
+        elif row.kind == ERROR:
+            self.publish(TaskFailedEvent(*head, True, 0, 0.0, failures.describe(row.payload)))
+
+    def committed(self, run_id: str, checkpoint: Checkpoint, sequence: int) -> None:
+        """A row of this thread is durable from now on."""
+        event = event_of(self.thread_id, run_id, checkpoint, sequence, self.workflow)
+        if event is not None:
+            self.number = max(self.number, sequence)
+            self.publish(event)
+
+    def item(
+        self, run_id: str, task_id: str | None, parent_id: str | None, name: str, value: Any
+    ) -> None:
+        """An async generator has yielded ``value``."""
+        try:
+            plain = decode_plain(encode_plain(value))
+        except Exception:  # the call fails at it when its items are recorded
+            return
+        self.publish(Emitted(*self._head(run_id, task_id, parent_id, name), plain, False))
+
+    def waiting(self, run_id: str, parent_id: str | None, name: str, wait: Wait) -> None:
+        self.publish(Waiting(*self._head(run_id, wait.task_id, parent_id, name), wait))
+
+    def run_completed(self, run_id: str, workflow: str, result: bytes) -> None:
+        head = self._head(run_id, None, None, workflow)
+        self.publish(RunCompleted(*head, decode_plain(result)))
+
+    def run_failed(self, run_id: str, workflow: str, error: str) -> None:
+        self.publish(RunFailed(*self._head(run_id, None, None, workflow), error))
+
+    def run_paused(self, run_id: str, workflow: str, waits: list[Wait]) -> None:
+        self.publish(RunPausedEvent(*self._head(run_id, None, None, workflow), waits))
+
+    def run_cancelled(self, run_id: str, workflow: str, final: bool) -> None:
+        self.publish(RunCancelledEvent(*self._head(run_id, None, None, workflow), final))
+
+    def _head(
+        self, run_id: str, task_id: str | None, parent_id: str | None, name: str
+    ) -> tuple[int, float, str, str, str | None, str | None, str]:
+        now = self.clock.now()
+        return self.number, now, self.thread_id, run_id, task_id, parent_id, name
+
+
+class Feeds:
+    """The feeds of a runtime: those threads that somebody listens to, by their id."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.threads: dict[str, Feed] = {}
+
+    def listen(self, thread_id: str, limit: int) -> Listener:
+        """A listener to a thread; `leave` ends it."""
+        feed = self.threads.get(thread_id)
+        if feed is None:
+            feed = self.threads[thread_id] = Feed(thread_id, self._clock)
+        listener = Listener(limit)
+        feed.listeners.append(listener)
+        return listener
+
+    def leave(self, thread_id: str, listener: Listener) -> None:
+        """End listening."""
+        feed = self.threads[thread_id]
+        feed.listeners.remove(listener)
+        if not feed.listeners:
+            del self.threads[thread_id]
+
+    def wake_all(self) -> None:
+        """Have every reader look: the runtime closes."""
+        for feed in self.threads.values():
+            for listener in feed.listeners:
+                listener.wake()
+
+
+def event_of(
+    thread_id: str, run_id: str, row: Checkpoint, sequence: int, workflow: str
+) -> Event | None:
+    """The durable event that a row stands for; ``None`` for deadlines and signals."""
+    if row.kind == EMIT:
+        parent_id = row.parent_id
+        name = workflow if parent_id is None else parent_id.rpartition(":")[0]
+        value = decode_plain(row.payload)
+        return Emitted(sequence, row.finished, thread_id, run_id, parent_id, None, name, value)
+    head = (sequence, row.finished, thread_id, run_id, row.task_id, row.parent_id, row.name)
+    duration = max(0.0, row.finished - row.started)
+    if row.kind == RESULT:
+        return TaskCompleted(*head, False, row.attempts, duration)
+    if row.kind == ERROR:
+        error = failures.describe(row.payload)
+        return TaskFailedEvent(*head, False, row.attempts, duration, error)
+    return None

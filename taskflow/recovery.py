@@ -1,0 +1,190 @@
+"""Watching the store for what other processes do: signals, runs that are due, owners that died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from taskflow import failures
+from taskflow.errors import RunNotFound, StoreError, ThreadBusy
+from taskflow.executions import Execution
+from taskflow.promises import Latch, Promise, uninterrupted
+from taskflow.records import Claim, RunRow, RunStatus
+from taskflow.runs import logger
+from taskflow.services import Service
+from taskflow.workflows import Workflow
+
+__all__ = ("Watch", "claim_of")
+
+LOOKED_AT: Final = 100  # sleeping runs whose result somebody awaits, in one look
+
+
+class Watch:
+    """Looks at the store every ``poll_interval``, and earlier where it is told to."""
+
+    def __init__(self, service: Service, workflows: Mapping[str, Workflow[..., Any, Any]]) -> None:
+        self._service = service
+        self._workflows = workflows
+        self._sent_here: set[int] = set()
+        self._news = 0  # the latest signal that was seen
+        self._reported: set[str] = set()
+        self._recovering: list[tuple[tuple[int, int], Execution]] = []
+        self._refused: set[tuple[int, int]] = set()  # runs that cannot be claimed: damaged ones
+        self._has_failed = False
+        self._wake: Promise | None = None
+        self._is_told = False
+        self._closing = False
+        self._ended = Latch()
+
+    def sent(self, sequence: int) -> None:
+        """A signal was sent by this process, and whom it concerns has been told."""
+        self._sent_here.add(sequence)
+
+    def look_soon(self) -> None:
+        """Something may be due now."""
+        self._is_told = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def begin(self) -> None:
+        """Note where the store is: what comes from now on is news. Raises StoreError."""
+        latest = await self._service.store.news(None)
+        self._news = latest[-1][0] if latest else 0
+
+    async def run(self) -> None:
+        """Look until `close` is called."""
+        try:
+            while not self._closing:
+                await self._look()
+                await self._nap()
+        except asyncio.CancelledError:
+            pass  # asyncio.run() ends everything that is left
+        finally:
+            self._ended.set_result()
+
+    async def close(self) -> None:
+        """Look no more."""
+        self._closing = True
+        self.look_soon()
+        await uninterrupted(self._ended)
+
+    async def _nap(self) -> None:
+        service = self._service
+        if not self._is_told:
+            self._wake = service.loop.promise()
+            alarm = service.scheduler.alarms.set(
+                service.clock.now() + service.settings.poll_interval, self.look_soon
+            )
+            await self._wake
+            alarm.cancel()
+        self._is_told = False
+
+    async def _look(self) -> None:
+        service = self._service
+        if service.is_ending:
+            return
+        try:
+            await self._look_for_signals()
+            await self._look_at_awaited()
+            if service.settings.recover:
+                await self._recover()
+            self._has_failed = False
+        except StoreError as error:
+            if not self._has_failed:
+                logger.warning("the store cannot be looked at, and is tried again: %s", error)
+            self._has_failed = True
+
+    async def _look_for_signals(self) -> None:
+        service = self._service
+        if not (service.executions or service.asleep or service.blocks):
+            latest = await service.store.news(None)
+            self._news = max(self._news, latest[-1][0] if latest else 0)
+        else:
+            for sequence, thread_id in await service.store.news(self._news):
+                self._news = sequence
+                if sequence not in self._sent_here:
+                    service.look_for_signals(thread_id)
+        self._sent_here = {each for each in self._sent_here if each > self._news}
+
+    async def _look_at_awaited(self) -> None:
+        """Sleeping runs may have been continued, and ended, by other processes."""
+        awaited = [each for each in self._service.asleep.values() if each.is_awaited]
+        for execution in awaited[:LOOKED_AT]:
+            row = await self._service.store.run(execution.thread_id, execution.run_id)
+            if not execution.is_asleep:
+                continue
+            if row is None:
+                execution.end(RunNotFound(execution.thread_id))
+            elif row.epoch != execution.epoch and row.owner is None:
+                self._follow(execution, row)
+
+    def _follow(self, execution: Execution, row: RunRow) -> None:
+        execution.epoch = row.epoch
+        if row.status == RunStatus.ERROR:
+            error = failures.rebuild(failures.Failure.parse(row.error or b"{}"))
+            execution.end(error)
+        elif row.status == RunStatus.PAUSED:
+            self._service.fell_asleep(execution, row.due)
+        else:
+            self._service.wake(execution)
+
+    async def _recover(self) -> None:
+        """Take over what is due, and what died with its owner, as far as there is room."""
+        service = self._service
+        names = sorted(self._workflows)
+        now = service.clock.now()
+        unknown = await service.store.unknown_workflows(now, names)
+        for name in unknown:
+            if name not in self._reported:
+                self._reported.add(name)
+                logger.warning(
+                    "runs of the workflow %r are to be continued, and this runtime does not know "
+                    "it: they are left alone; open it as Runtime(…, workflows=[…])",
+                    name,
+                )
+        if not names or service.room <= 0:
+            return
+        self._note_refused()
+        # Those that execute may still be shown as due.
+        busy = len(service.executions) + len(self._refused)
+        for row in await service.store.recoverable(now, names, service.room + busy):
+            thread_id, key = row.thread_id, (row.number, row.epoch)
+            if thread_id in service.executions or key in self._refused:
+                continue
+            if service.is_ending or service.room <= 0:
+                return
+            if (asleep := service.asleep.get(thread_id)) is not None:
+                service.wake(asleep)
+                continue
+            claim = claim_of(
+                row, service.owner, now, epoch=row.epoch, takes_over=row.owner is not None
+            )
+            execution = Execution(claim, self._workflows[row.workflow], service)
+            self._recovering.append((key, execution))
+            service.recover(execution)
+
+    def _note_refused(self) -> None:
+        """Do not try again, each time, what was refused for good."""
+        left: list[tuple[tuple[int, int], Execution]] = []
+        for key, execution in self._recovering:
+            if not execution.ended.done():
+                left.append((key, execution))
+            elif execution.run is None and not isinstance(execution.error, ThreadBusy | None):
+                self._refused.add(key)
+        self._recovering = left
+
+
+def claim_of(row: RunRow, owner: str, now: float, **options: Any) -> Claim:
+    """The claim that continues a recorded run with its recorded input."""
+    return Claim(
+        row.thread_id,
+        row.run_id,
+        row.run_id,
+        row.workflow,
+        row.input,
+        row.fingerprint,
+        owner,
+        now,
+        **options,
+    )

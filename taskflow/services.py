@@ -1,0 +1,301 @@
+"""What works in the background while a runtime is open: the journal, the alarms, and who is asleep.
+
+All of it lives in tasks of its own, so a runtime can be opened in one task and closed in another,
+and no error of the user's is ever wrapped in a group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import warnings
+from collections import deque
+from contextvars import copy_context
+from typing import Literal, Protocol
+
+import anyio
+from msgspec import Struct
+
+from taskflow.cache import Cache
+from taskflow.clocks import Clock
+from taskflow.codec import Codec
+from taskflow.errors import LeaseLost, RunCancelled, RunPaused, RunUnfinished, ThreadBusy
+from taskflow.executions import Execution
+from taskflow.feeds import Feeds
+from taskflow.journal import Journal
+from taskflow.loops import Loop, current_loop
+from taskflow.promises import Latch, uninterrupted
+from taskflow.records import Claimed, Durability, Sent, Signal
+from taskflow.runs import FRAME, Run, logger
+from taskflow.scheduler import Scheduler
+from taskflow.stores.base import Store
+
+__all__ = ("Service", "Settings")
+
+
+class Settings(Struct, frozen=True):
+    """How a runtime was told to work."""
+
+    max_concurrency: int
+    durability: Durability
+    on_drift: Literal["log", "error"]
+    recover: bool
+    max_concurrent_runs: int  # that nobody asked for now: recovered ones, and those that wake
+    max_takeovers: int
+    poll_interval: float  # seconds
+
+
+class Background(Protocol):
+    """Something that works for as long as the runtime is open."""
+
+    async def begin(self) -> None: ...
+    async def run(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Service:
+    """Keeps the executions of one open runtime."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock | None) -> None:
+        self.owner = os.urandom(8).hex()
+        self.store = store
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.loop: Loop = current_loop()
+        self.feeds = Feeds(self.clock)
+        self.scheduler = Scheduler(self.loop, settings.max_concurrency, self.clock)
+        self.journal = Journal(store, self.loop, self.feeds)
+        self.cache = Cache(store)
+        self.executions: dict[str, Execution] = {}  # by thread id, as they execute
+        self.asleep: dict[str, Execution] = {}  # by thread id: paused, and somebody waits
+        self.blocks: dict[str, Run | None] = {}  # thread() blocks, by thread id
+        self.signal_types: dict[str, dict[str, Codec]] = {}  # by name, by how they are written
+        self.is_closing = False
+        self.watch: Background | None = None  # for what other processes do
+        self.automatic = 0  # how many of those execute that nobody asked for now
+        self._waking: deque[Execution] = deque()  # until there is room for them
+        self._tasks: list[object] = []
+        self._ready = Latch()
+        self._closing = Latch()
+        self._closed = Latch()
+
+    @property
+    def max_takeovers(self) -> int:
+        """How often a run may be taken over without any progress."""
+        return self.settings.max_takeovers
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the runtime is being drained or closed."""
+        return self.is_closing or self.scheduler.is_draining
+
+    @property
+    def room(self) -> int:
+        """How many more runs may go on without being asked for."""
+        return self.settings.max_concurrent_runs - self.automatic - len(self._waking)
+
+    async def begin(self) -> None:
+        """Open the store and begin to serve. Raises StoreError."""
+        copy_context().run(self._spawn_outside_runs)
+        try:
+            await uninterrupted(self._ready)
+        except BaseException:
+            await self.end()
+            raise
+
+    async def end(self) -> None:
+        """Cancel what executes, commit what is left, close the store."""
+        self.is_closing = True
+        self._closing.set_result()
+        await uninterrupted(self._closed)
+
+    async def drain(self, timeout: float) -> None:
+        """Let the bodies that execute end, and start no more; then release every run."""
+        self.scheduler.is_draining = True
+        with anyio.move_on_after(timeout):
+            while not all(  # noqa: ASYNC110 - once in a process's life
+                each.run is None or each.run.is_quiet for each in self._executing()
+            ):
+                await anyio.sleep(0.005)
+        for execution in self._executing():
+            execution.cancel()
+            await uninterrupted(execution.ended)
+        for execution in list(self.asleep.values()):
+            execution.cancel()
+
+    # What executions ask for.
+
+    def deliver(self, signal: Signal, sent: Sent) -> bool:
+        """Tell whoever executes the run of a signal, if that is here."""
+        thread_id = signal.thread_id
+        execution = self.executions.get(thread_id) or self.asleep.get(thread_id)
+        if execution is not None:
+            execution.deliver(signal, sent)
+            return True
+        if (block := self.blocks.get(thread_id)) is not None:
+            block.deliver(signal, sent)
+            return True
+        return False
+
+    def look_for_signals(self, thread_id: str) -> None:
+        """The same for one that another process has sent."""
+        execution = self.executions.get(thread_id) or self.asleep.get(thread_id)
+        if execution is not None:
+            execution.look_for_signals()
+        elif (block := self.blocks.get(thread_id)) is not None:
+            block.spawn_look()
+
+    def open_run(self, claimed: Claimed) -> Run:
+        """The run that was claimed."""
+        return Run(
+            claimed,
+            scheduler=self.scheduler,
+            journal=self.journal,
+            store=self.store,
+            cache=self.cache,
+            feeds=self.feeds,
+            durability=self.settings.durability,
+            on_drift=self.settings.on_drift,
+            signal_types=self.signal_types,
+        )
+
+    def spawn(self, execution: Execution) -> None:
+        """Execute it, in its first caller's context."""
+        thread_id = execution.thread_id
+        if self.asleep.get(thread_id) is execution:
+            del self.asleep[thread_id]
+        self.executions[thread_id] = execution
+        execution.task = execution.context.run(self.loop.spawn, execution.main)
+
+    def begun(self, execution: Execution) -> None:
+        """A run is ours: another one of its thread that was asleep has been superseded."""
+        other = self.asleep.get(execution.thread_id)
+        if other is not None and other.run_id != execution.run_id:
+            other.end(RunCancelled(other.thread_id, other.run_id or ""))
+
+    def ended(self, execution: Execution) -> None:
+        """It does not execute any more."""
+        for executions in (self.executions, self.asleep):
+            if executions.get(execution.thread_id) is execution:
+                del executions[execution.thread_id]
+        error = execution.error
+        if execution.is_automatic and not execution.is_awaited and error is not None:
+            self._report(execution, error)
+        self._make_room(execution)
+
+    def _report(self, execution: Execution, error: BaseException) -> None:
+        """Log why a run has ended that nobody waits for."""
+        if isinstance(error, ThreadBusy | RunPaused | RunUnfinished | RunCancelled | LeaseLost):
+            return
+        logger.warning(
+            "run %r of %s on thread %r, which was continued in the background, has ended with "
+            "%s: %s",
+            execution.run_id,
+            execution.workflow.name,
+            execution.thread_id,
+            type(error).__qualname__,
+            error,
+        )
+
+    def fell_asleep(self, execution: Execution, due: float | None) -> None:
+        """It is paused, and somebody waits on."""
+        if self.executions.get(execution.thread_id) is execution:
+            del self.executions[execution.thread_id]
+        self.asleep[execution.thread_id] = execution
+        if execution.alarm is not None:
+            execution.alarm.cancel()
+        if due is not None:
+            execution.alarm = self.scheduler.alarms.set(due, execution.ring)
+        self._make_room(execution)
+
+    def given_up(self, execution: Execution) -> None:
+        """Nobody waits for it any more."""
+        if execution.alarm is not None:
+            execution.alarm.cancel()
+        self.asleep.pop(execution.thread_id, None)
+
+    def wake(self, execution: Execution) -> None:
+        """Let a paused run go on as soon as there is room for it."""
+        if execution.is_asleep and not execution.is_woken:
+            execution.is_woken = True
+            self._waking.append(execution)
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        while self._waking and self.automatic < self.settings.max_concurrent_runs:
+            execution = self._waking.popleft()
+            if execution.is_asleep and not self.is_ending:
+                self.automatic += 1
+                execution.is_automatic = True
+                execution.wake()
+
+    def recover(self, execution: Execution) -> None:
+        """Execute what nobody asked for now."""
+        self.automatic += 1
+        execution.is_automatic = True
+        execution.join(patient=False)  # whoever joins and leaves again does not end it
+        self.spawn(execution)
+
+    def _make_room(self, execution: Execution) -> None:
+        if execution.is_automatic:
+            execution.is_automatic = False
+            self.automatic -= 1
+            self._wake_next()
+
+    def _executing(self) -> list[Execution]:
+        return list(self.executions.values())
+
+    def _spawn_outside_runs(self) -> None:
+        FRAME.set(None)
+        self._tasks.append(self.loop.spawn(self._serve))
+
+    async def _serve(self) -> None:
+        try:
+            await self.store.open(self.owner)
+            if self.watch is not None:
+                await self.watch.begin()
+        except BaseException as error:
+            self._ready.set_exception(error)
+            self._closed.set_result()
+            return
+        self._tasks.append(self.loop.spawn(self.journal.run))
+        self._tasks.append(self.loop.spawn(self.scheduler.alarms.run))
+        if self.watch is not None:
+            self._tasks.append(self.loop.spawn(self.watch.run))
+        self._ready.set_result()
+        try:
+            await self._closing.wait()
+        except BaseException:
+            # asyncio.run() and trio.run() cancel what is left when their main has ended.
+            self.is_closing = True
+            warnings.warn(
+                f"a Runtime on {self.store.where} was never closed", ResourceWarning, stacklevel=2
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._unwind()
+
+    async def _unwind(self) -> None:
+        executions = self._executing()
+        for execution in executions:
+            execution.cancel()
+        for execution in executions:
+            self.loop.when_done(execution.task, execution.abandon)
+            with contextlib.suppress(asyncio.CancelledError):
+                await uninterrupted(execution.ended)
+        for execution in list(self.asleep.values()):
+            execution.cancel()
+        self.feeds.wake_all()
+        if self.watch is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.watch.close()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.scheduler.alarms.close()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.journal.close()
+        self.scheduler.threads.close()
+        try:
+            await self.store.close(self.owner)
+        finally:
+            self._closed.set_result()
