@@ -49,6 +49,8 @@ class Attempted(Protocol):
     def stake(self) -> Stake | None: ...
 
     body: Frame | None  # of the present attempt
+    is_held: bool  # nothing of it executes, nor will
+    is_behind: bool  # it waits for a time or another call, and then executes
 
 
 class Outcome(Struct):
@@ -91,6 +93,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 if not slots.try_take():
                     await run.queue(call.id, slots)
                 frame.holds_slot = True
+            if run.scheduler.is_draining and call.id is not None:
+                await _hold(call, frame)
             if call.id is not None and (feed := run.feed) is not None:
                 feed.task_started(run.run_id, call.id, parent.call_id, definition.name, attempt)
             try:
@@ -101,6 +105,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 elif definition.kind is BodyKind.PROCESS:
                     # Waiting for a process is not part of the attempt.
                     async with run.scheduler.processes:
+                        if run.scheduler.is_draining:
+                            await _hold(call, frame)
                         value = await _process_body(call, frame)
                 elif definition.timeout is None:
                     value = await _body(call, frame)
@@ -110,11 +116,15 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 frame.end()
                 if frame.in_flight:
                     await run.end_strays(frame)
+            if frame.is_cut_off and call.id is not None:
+                await run.check_open(parent)  # what it made of that is no outcome
             payload, value = codec.round_trip(value)
             return Outcome(attempt, started, payload, value)
         except UNRECORDED:
             raise
         except BaseException as error:
+            if frame.is_cut_off and run.unwinding and call.id is not None:
+                await run.check_open(parent)
             if run.broken is not None or run.unwinding or _is_cancellation(error, loop, baseline):
                 raise
             if loop.cancel_requests() > baseline:
@@ -138,8 +148,20 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
             if ended_by:
                 await run.unrecord(ended_by)
         run.retried += 1
-        await anyio.sleep(delay)
+        call.is_behind = True
+        try:
+            await anyio.sleep(delay)
+        finally:
+            call.is_behind = False
         attempt += 1
+
+
+async def _hold(call: Attempted, frame: Frame) -> None:
+    """Nothing starts while the runtime is drained: wait to be cut off."""
+    if frame.holds_slot:
+        frame.holds_slot = False
+        frame.run.scheduler.slots.give_back()
+    await frame.run.hold(call)
 
 
 def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:

@@ -98,7 +98,13 @@ class Call(Coroutine[Any, Any, T_co]):
         async def wait() -> T_co:
             return await self
 
-        return anyio.from_thread.run(wait, token=loop.token)
+        try:
+            return anyio.from_thread.run(wait, token=loop.token)
+        except RuntimeError as error:
+            # On trio a call in a thread has no scope whose cancellation it could raise.
+            if self.frame.run.unwinding:
+                raise asyncio.CancelledError(str(error)) from None
+            raise
 
     def __del__(self) -> None:
         if getattr(self, "_steps", self) is None:
@@ -186,6 +192,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         "body",
         "definition",
         "digest",
+        "is_behind",
         "is_held",
         "kwargs",
         "stake",
@@ -208,6 +215,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         self.digest = identity[1]
         self.body: Frame | None = None  # of the present attempt
         self.is_held = False  # it waits, and no body of its own executes
+        self.is_behind = False  # it waits for a time or another call, and then executes
         self.stake: Stake | None = frame.stake
         self._host: Any = None
         self._steps = None
@@ -315,10 +323,14 @@ class RecordedCall(Call[T_co], Generic[T_co]):
                     await promise
             else:
                 key = self._cache_key()
+                self.is_behind = True
                 async with run.cache.flight(definition.name, key):
+                    self.is_behind = False
                     outcome = await self._find_or_attempt(key)
         except BaseException as error:
             self._give_up()
+            if run.unwinding:
+                body.is_cut_off = True
             if isinstance(error, StoreError | LeaseLost | RunCancelled):
                 run.break_off(error)
             if isinstance(error, Exception):
@@ -354,11 +366,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             await run.gate.wait(self.id, self._shown_arguments())
             await run.check_open(self.frame)
         if run.scheduler.is_draining:
-            self.is_held = True
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self.is_held = False
+            await run.hold(self)
 
     async def _check_stake(self) -> None:
         """Raise the cancellation of an arm that has lost."""

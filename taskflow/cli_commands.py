@@ -1,7 +1,7 @@
 """The commands: what each takes, and what it does with a `Runtime`.
 
 Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 the run failed or the
-store did, 2 wrong use, 128 + n stopped by signal n (130: Ctrl-C).
+store did, 2 wrong use, 3 the run is paused, 128 + n stopped by signal n (130: Ctrl-C).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Annotated, Any, Final, TypeVar
 import anyio
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from taskflow.cli_execution import DEFAULT_DB, Job, Outcome, execute, opened
+from taskflow.cli_execution import Job, Outcome, execute, opened
+from taskflow.cli_hints import DEFAULT_DB
 from taskflow.cli_inputs import UsageError, find_workflow, make_call
-from taskflow.cli_progress import display_on
+from taskflow.cli_progress import display_on, say
 from taskflow.cli_records import json_of_run, json_of_runs, print_run, print_runs
 from taskflow.cli_report import as_json, exit_code, report
 from taskflow.cli_timeline import page_of, timeline_of
@@ -41,7 +41,9 @@ __all__ = (
     "Traceback",
     "app",
     "ask",
+    "check_exists",
     "check_writable",
+    "checked_id",
     "explained",
     "recorded_id",
     "say",
@@ -63,24 +65,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Run durable workflows, and look at what is recorded of them.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 paused, 128 + n stopped by signal n.",
 )
 
 
-def _checked_id(value: str | None) -> str | None:
+def checked_id(value: str | None) -> str | None:
+    """What can be a name or an id, if anything was given. Raises BadParameter."""
     if value is None:
         return None
     try:
-        return check_id(value, "thread or run id")
+        return check_id(value, "name or id")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="What to run.")]
 Thread = Annotated[
-    str, typer.Argument(metavar="THREAD", callback=_checked_id, help="The thread's id.")
+    str, typer.Argument(metavar="THREAD", callback=checked_id, help="The thread's id.")
 ]
 ThreadOption = Annotated[
-    str, typer.Option("--thread", metavar="ID", callback=_checked_id, help="The thread's id.")
+    str, typer.Option("--thread", metavar="ID", callback=checked_id, help="The thread's id.")
 ]
 Db = Annotated[
     str, typer.Option("--db", metavar="FILE", envvar="TASKFLOW_DB", help="The SQLite file.")
@@ -88,11 +92,14 @@ Db = Annotated[
 RunId = Annotated[
     str | None,
     typer.Option(
-        "--run-id", metavar="ID", callback=_checked_id, help="That run, not the thread's latest."
+        "--run-id", metavar="ID", callback=checked_id, help="That run, not the thread's latest."
     ),
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait where another process executes the same run.")
+    bool,
+    typer.Option(
+        "--wait", help="Wait through pauses, and where another process executes the same run."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Traceback = Annotated[
@@ -126,6 +133,10 @@ def run(
     """Run a workflow on a thread, or continue its run there.
 
     What is recorded is not executed again.
+
+    When it pauses, it tells what it waits for, and ends with exit code 3, unless --wait is given.
+
+    Ctrl-C cancels what executes, and SIGTERM lets that end first; either again leaves at once.
     """
     with explained(traceback_asked):
         workflow = _found(target, json_asked)
@@ -145,7 +156,7 @@ def resume(
 ) -> None:
     """Continue a thread's latest run with its recorded input."""
     with explained(traceback_asked):
-        _check_exists(db)
+        check_exists(db)
         job = Job(target, _found(target, json_asked), None, thread, db, wait=wait)
         _run(job, json_asked, traceback_asked)
 
@@ -212,7 +223,7 @@ def show(
     if json_asked:
         sys.stdout.write(f"{as_json(json_of_run(record, tasks))}\n")
     elif not files:
-        print_run(record, tasks, whole=whole)
+        print_run(record, tasks, db, whole=whole)
 
 
 @app.command("forget")
@@ -299,11 +310,11 @@ def ask(db: str, question: Callable[[Runtime], Awaitable[T]], *, is_made: bool =
             return await question(runtime)
 
     if not is_made:
-        _check_exists(db)
+        check_exists(db)
     return anyio.run(main)
 
 
-def _check_exists(db: str) -> None:
+def check_exists(db: str) -> None:
     if not os.path.exists(db):
         raise UsageError(f"there is no file {db}: name the database with --db, or in TASKFLOW_DB")
 
@@ -367,7 +378,3 @@ def _explanation(error: Exception) -> str:
     for keyword, option in OPTIONS.items():
         text = text.replace(keyword, option)
     return text
-
-
-def say(text: str, style: str = "") -> None:
-    Console(stderr=True, highlight=False).print(Text(text, style), soft_wrap=True)

@@ -1,32 +1,37 @@
-"""A run that the command line executes: watched while it does, and stopped by Ctrl-C."""
+"""A run that the command line executes: watched while it does, and stopped by a signal."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import shlex
 import signal
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from types import FrameType, TracebackType
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final, Protocol
 
 import anyio
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from taskflow.cli_hints import DEFAULT_DB, command_line, how_to_answer, in_short
 from taskflow.cli_inputs import UsageError
 from taskflow.cli_progress import Display
-from taskflow.errors import StoreError
-from taskflow.records import Batch, Claimed, Committed, Progress, RunRecord
+from taskflow.cli_stop import Stop
+from taskflow.codec import decode_waits
+from taskflow.errors import RunPaused, RunUnfinished, StoreError
+from taskflow.records import Batch, Claimed, Committed, Progress, RunRecord, RunStatus, Wait
 from taskflow.runtime import Runtime
 from taskflow.stores.sqlite import SQLiteStore
 from taskflow.workflows import Workflow, WorkflowCall
 
-__all__ = ("DEFAULT_DB", "Job", "Outcome", "execute", "opened")
+__all__ = (
+    "DEFAULT_DB",
+    "LOOK_INTERVAL",
+    "Job",
+    "Outcome",
+    "WatchedStore",
+    "execute",
+    "opened",
+)
 
-DEFAULT_DB: Final = "taskflow.db"
 LOOK_INTERVAL: Final = 0.1  # seconds
 
 
@@ -48,16 +53,16 @@ class Job(Struct, frozen=True):
         return f"{self.workflow.name} on thread {self.thread_id!r}"
 
     @property
+    def command(self) -> str:
+        """The command line that continues it."""
+        return command_line("resume", [self.target], self.db, "--thread", self.thread_id)
+
+    @property
     def how_to_go_on(self) -> str:
-        """What is kept of it when it does not end, and the command line that continues it."""
-        is_installed = os.path.basename(sys.argv[0]) != "cli.py"
-        words = ["taskflow"] if is_installed else ["python", "-m", "taskflow.cli"]
-        words += ["resume", self.target, "--thread", self.thread_id]
-        if self.db != DEFAULT_DB or "TASKFLOW_DB" in os.environ:
-            words += ["--db", self.db]
+        """What is kept of it when it does not end, and how to continue it."""
         return (
             f"What is done is kept in {self.db} and is not executed again. To execute the rest:\n"
-            f"  {shlex.join(words)}"
+            f"  {self.command}"
         )
 
 
@@ -69,46 +74,66 @@ class Outcome(Struct):
     record: RunRecord | None = None
     progress: Progress | None = None  # None: nothing of it was executed here
     error: BaseException | None = None
+    waits: Sequence[Wait] | None = None  # what for, where it is paused
     stopped_by: int | None = None  # the signal
 
 
 async def execute(job: Job, display: Display) -> Outcome:
-    """Execute a job until it ends or is stopped. Raises UsageError where its file is unusable."""
-    store = _WatchedStore(job.db)
-    runtime = Runtime(store, workflows=[job.workflow])
-    begun = time.monotonic()
-    outcome = Outcome(0.0, False)
+    """Execute a job until it ends, pauses or is stopped.
 
-    def look() -> Progress | None:
-        outcome.progress = runtime.progress(job.thread_id) or outcome.progress
-        return outcome.progress
+    Raises UsageError where its file is unusable.
+    """
+    outcome = Outcome(0.0, False)
+    rounds = _Rounds(job, outcome)
+    runtime = rounds.runtime
+    begun = time.monotonic()
 
     async def keep_looking() -> None:
+        told: set[str] = set()
         while True:
-            display.update(look())
+            waits = rounds.waits if job.wait else []
+            news = [each for each in waits if each.task_id not in told]
+            told.update(each.task_id for each in news)
+            for line in how_to_answer(job.thread_id, news, job.db):
+                display.say(line)
+            note = f"paused, waits for {in_short(waits)}" if waits else ""
+            display.update(rounds.look(), note)
             await anyio.sleep(LOOK_INTERVAL)
 
-    store.when_ending = look
-    with _Stop(display, job.how_to_go_on) as stop, display:
+    with Stop(display, job.how_to_go_on) as stop, display:
         async with opened(runtime), anyio.create_task_group() as group:
             group.start_soon(keep_looking)
+            group.start_soon(stop.drain, runtime)
             with stop.scope:
                 try:
                     await _run(job, runtime)
                 except (Exception, KeyboardInterrupt, SystemExit) as error:
                     outcome.error = error
-            if stop.scope.cancelled_caught or isinstance(outcome.error, KeyboardInterrupt):
-                outcome.stopped_by = stop.signal or signal.SIGINT
-                outcome.error = None
-            if store.claimed is not None:
+            if rounds.claimed is not None:
                 outcome.began = True
                 try:
-                    outcome.record = await runtime.get(job.thread_id, store.claimed.row.run_id)
+                    outcome.record = await runtime.get(job.thread_id, rounds.claimed.row.run_id)
                 except StoreError as error:
                     outcome.error = outcome.error or error
+            _settle(outcome, stop)
             group.cancel_scope.cancel()
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def _settle(outcome: Outcome, stop: Stop) -> None:
+    """Tell what was stopped or paused from what has failed."""
+    error, record = outcome.error, outcome.record
+    has_ended = record is not None and record.status == RunStatus.SUCCESS
+    was_drained = stop.signal is not None and isinstance(error, RunUnfinished | RunPaused)
+    if isinstance(error, KeyboardInterrupt) or was_drained or stop.scope.cancelled_caught:
+        outcome.error = None
+        outcome.stopped_by = None if has_ended else stop.signal or signal.SIGINT
+    elif isinstance(error, RunPaused):
+        outcome.error = None
+        outcome.waits = error.waits
+    if outcome.stopped_by is not None and record is not None and record.waits:
+        outcome.waits = record.waits
 
 
 @contextlib.asynccontextmanager
@@ -137,57 +162,70 @@ async def _run(job: Job, runtime: Runtime) -> None:
     )
 
 
-class _WatchedStore(SQLiteStore):
+class Watcher(Protocol):
+    """Is told of what a `WatchedStore` commits."""
+
+    def ending(self, batch: Batch) -> None:
+        """Runs are about to end, or to be paused or released."""
+
+    def committed(self, batch: Batch, committed: Committed) -> None:
+        """All of ``batch`` but what was refused is written."""
+
+
+class WatchedStore(SQLiteStore):
     """Tells what nobody is told who waits for a run: that it began, and when its end is written."""
 
-    claimed: Claimed | None = None
-    when_ending: Callable[[], object]
+    def __init__(self, path: str, watcher: Watcher) -> None:
+        super().__init__(path)
+        self._watcher = watcher
 
     async def commit(self, batch: Batch) -> Committed:
         if batch.finishes:
-            self.when_ending()
+            self._watcher.ending(batch)
         committed = await super().commit(batch)
-        for answer in committed.claims:
-            if isinstance(answer, Claimed):
-                self.claimed = answer
+        self._watcher.committed(batch, committed)
         return committed
 
 
-class _Stop:
-    """Ctrl-C and SIGTERM: the first one cancels ``scope``, another one ends the process.
+class _Rounds:
+    """The executions of a job, which pauses divide: what they have done so far."""
 
-    Not asyncio's own handling of signals, which a body that blocks the event loop holds up.
-    """
+    def __init__(self, job: Job, outcome: Outcome) -> None:
+        self.runtime = Runtime(WatchedStore(job.db, self), workflows=[job.workflow])
+        self.claimed: Claimed | None = None
+        self.waits: list[Wait] = []  # while it is paused
+        self._thread_id = job.thread_id
+        self._outcome = outcome
+        self._earlier: Progress | None = None
 
-    def __init__(self, display: Display, farewell: str) -> None:
-        self.scope = anyio.CancelScope()
-        self.signal: int | None = None
-        self._display = display
-        self._farewell = farewell
-        self._loop = asyncio.get_running_loop()
-        self._handlers: dict[int, Any] = {}
+    def look(self) -> Progress | None:
+        """How far it is, as of now."""
+        progress = self.runtime.progress(self._thread_id)
+        outcome, earlier = self._outcome, self._earlier
+        if progress is None:
+            if outcome.progress is not None:
+                outcome.progress = structs.replace(outcome.progress, executing=[])
+        elif earlier is None:
+            outcome.progress = progress
+        else:
+            outcome.progress = Progress(
+                progress.executing,
+                earlier.executed + progress.executed,
+                earlier.replayed,  # what was executed before the pause is replayed, too
+                earlier.failed + progress.failed,
+                earlier.retried + progress.retried,
+            )
+        return outcome.progress
 
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._receive)
-        return self
+    def ending(self, batch: Batch) -> None:
+        self.look()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            self._display.abandon(self._farewell)
-            os._exit(128 + number)  # every committed result is kept, as after kill -9
-        self.signal = number
-        self._loop.call_soon_threadsafe(self._begin)
-
-    def _begin(self) -> None:
-        self._display.stop()
-        self.scope.cancel()
+    def committed(self, batch: Batch, committed: Committed) -> None:
+        for answer in committed.claims:
+            if isinstance(answer, Claimed):
+                self.claimed = answer
+                self.waits = []
+                self._earlier = self._outcome.progress
+        for finish in batch.finishes:
+            if finish.status == RunStatus.PAUSED:
+                self.waits = decode_waits(finish.waits)

@@ -87,7 +87,9 @@ def given_json(text: str, what: str) -> Any:
     try:
         return decode_plain(_content(text, what))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{what} is not JSON: {error}") from error
+        raise UsageError(
+            f"{what} is not JSON: {error}; text is written with quotation marks, as '\"yes\"'"
+        ) from error
 
 
 def _import(name: str) -> ModuleType:

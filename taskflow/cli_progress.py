@@ -17,7 +17,7 @@ from rich.text import Text
 
 from taskflow.records import Progress
 
-__all__ = ("Display", "counts", "display_on", "duration", "shown_id")
+__all__ = ("Display", "counts", "display_on", "duration", "say", "shown_id")
 
 RATE_WINDOW: Final = 5.0  # seconds over which the live rate is taken
 FIRST_LINE: Final = 1.0  # seconds after which a plain line is written; later ones are further apart
@@ -39,8 +39,11 @@ class Display(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def update(self, progress: Progress | None) -> None:
+    def update(self, progress: Progress | None, note: str = "") -> None:
         """Show this; ``None`` while nothing of the run executes here."""
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
 
     def stop(self) -> None:
         """Say that the run is being stopped."""
@@ -101,7 +104,7 @@ class LiveDisplay:
     ) -> None:
         self._live.stop()
 
-    def update(self, progress: Progress | None) -> None:
+    def update(self, progress: Progress | None, note: str = "") -> None:
         passed = time.monotonic() - self._begun
         clock = f"{int(passed) // 60}:{int(passed) % 60:02}"
         head = Table.grid(padding=(0, 1))
@@ -111,11 +114,14 @@ class LiveDisplay:
             lines = [WAITING] if passed > FIRST_LINE else []
         else:
             rate = self._rate.of(progress.executed)
-            lines = [f"{counts(progress)}, {rate:,.1f}/s", _executing(progress)]
+            lines = [f"{counts(progress)}, {rate:,.1f}/s", _executing(progress, note)]
         if self._stopping:
             lines.append("stopping when these have ended; Ctrl-C again leaves at once")
         rows = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in lines]
         self._live.update(Group(head, *rows), refresh=True)
+
+    def say(self, text: str) -> None:
+        self._live.console.print(Text(text), soft_wrap=True)
 
     def stop(self) -> None:
         self._stopping = True
@@ -133,6 +139,7 @@ class PlainLines:
         self._begun = time.monotonic()
         self._next = self._begun + FIRST_LINE
         self._rate = Rate()
+        self._said = ""
 
     def __enter__(self) -> Display:
         return self
@@ -145,7 +152,7 @@ class PlainLines:
     ) -> None:
         pass
 
-    def update(self, progress: Progress | None) -> None:
+    def update(self, progress: Progress | None, note: str = "") -> None:
         rate = 0.0 if progress is None else self._rate.of(progress.executed)
         now = time.monotonic()
         if now < self._next:
@@ -154,20 +161,26 @@ class PlainLines:
         passed = now - self._begun
         self._next = now + min(LONGEST_SPACING, max(FIRST_LINE, passed * LINE_SPACING))
         if progress is None:
-            self._say(f"{duration(passed)}: {WAITING}")
-        else:
-            self._say(
-                f"{duration(passed)}: {counts(progress)}, {rate:,.1f}/s; {_executing(progress)}"
-            )
+            self._print(f"{duration(passed)}: {WAITING}")
+            return
+        executing = _executing(progress, note)
+        text = f"{counts(progress)}; {executing}"
+        if note and text == self._said:  # what waits for days need not be said twice a minute
+            return
+        self._said = text
+        self._print(f"{duration(passed)}: {counts(progress)}, {rate:,.1f}/s; {executing}")
+
+    def say(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
 
     def stop(self) -> None:
-        self._say("stopping when what executes has ended; Ctrl-C again leaves at once")
+        self._print("stopping when what executes has ended; Ctrl-C again leaves at once")
 
     def abandon(self, farewell: str) -> None:
         os.write(2, f"{farewell}\n".encode())
 
-    def _say(self, text: str) -> None:
-        self._console.print(Text(f"{self._title}: {text}"), soft_wrap=True)
+    def _print(self, text: str) -> None:
+        self.say(f"{self._title}: {text}")
 
 
 def counts(progress: Progress) -> str:
@@ -194,13 +207,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min"
 
 
+def say(text: str, style: str = "") -> None:
+    """Write a message to stderr."""
+    Console(stderr=True, highlight=False).print(Text(text, style), soft_wrap=True)
+
+
 def shown_id(value: str) -> str:
     """An id that anybody may have chosen, safe for a terminal."""
     return value if value.isprintable() and value.strip() == value else repr(value)
 
 
-def _executing(progress: Progress) -> str:
-    if not progress.executing:
-        return "no task executes now"
+def _executing(progress: Progress, note: str) -> str:
     names = Counter(progress.executing).most_common()
-    return "executing " + ", ".join(f"{name} x{n:,}" if n > 1 else name for name, n in names)
+    if not names:
+        return note or "no task executes now"
+    text = "executing " + ", ".join(f"{name} x{n:,}" if n > 1 else name for name, n in names)
+    return f"{text}; {note}" if note else text

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from taskflow.cli_hints import answer_to, awaited, in_short
 from taskflow.cli_progress import duration, shown_id
 from taskflow.records import RunRecord, RunStatus, TaskRecord
 
@@ -36,9 +37,10 @@ ID_DIGITS: Final = 8  # of a task id: `forget` takes the beginning of one
 def print_runs(records: Sequence[RunRecord]) -> None:
     """A line for each run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("THREAD", "WORKFLOW", "STATUS", "BEGUN", "TOOK", "RUN", "ERROR"):
+    for heading in ("THREAD", "WORKFLOW", "STATUS", "BEGUN", "TOOK", "RUN", "ERROR OR WAIT"):
         table.add_column(heading, overflow="fold")
     for record in records:
+        style = "red" if record.error else "yellow"
         table.add_row(
             Text(shown_id(record.thread_id)),
             Text(_workflow(record)),
@@ -46,15 +48,15 @@ def print_runs(records: Sequence[RunRecord]) -> None:
             Text(_moment(record.started)),
             Text("" if record.finished is None else duration(record.finished - record.started)),
             Text(shown_id(record.run_id) if record.run_id else ""),
-            Text(_capped(record.error or "", ARGUMENTS_WIDTH), "red"),
+            Text(_capped(record.error or in_short(record.waits), ARGUMENTS_WIDTH), style),
         )
     # What reads a pipe wants whole fields, however wide the terminal behind it is.
     width = None if sys.stdout.isatty() else 10_000
     Console(highlight=False, width=width).print(table)
 
 
-def print_run(record: RunRecord, tasks: Sequence[TaskRecord], *, whole: bool) -> None:
-    """One run: what it was given, what it came to, and its calls as a tree.
+def print_run(record: RunRecord, tasks: Sequence[TaskRecord], db: str, *, whole: bool) -> None:
+    """One run of ``db``: what it was given, what it came to, and its calls as a tree.
 
     Of many equal calls only some are shown, failures first, unless the ``whole`` is asked for.
     """
@@ -79,6 +81,10 @@ def print_run(record: RunRecord, tasks: Sequence[TaskRecord], *, whole: bool) ->
         say("result", _json(record.result, None if whole else VALUE_WIDTH))
     if record.error is not None:
         say("error", record.error, "red")
+    for wait in record.waits:
+        say("waits for", awaited(wait), "yellow")
+        if wait.kind == "signal":
+            say("", f"  {answer_to(record.thread_id, wait, db)}")
     replayed = sum(each.started < record.started for each in tasks)
     say("calls", f"{len(tasks):,} recorded, {replayed:,} of them replayed in the last execution")
     console.print(_tree(record, tasks, whole), soft_wrap=True)
@@ -86,13 +92,18 @@ def print_run(record: RunRecord, tasks: Sequence[TaskRecord], *, whole: bool) ->
 
 def json_of_runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """The fields of each run."""
-    return [structs.asdict(record) for record in records]
+    return [_fields(record) for record in records]
 
 
 def json_of_run(record: RunRecord, tasks: Sequence[TaskRecord]) -> dict[str, Any]:
     """The fields of a run, and under ``tasks`` those of its calls, in commit order."""
     calls = [{**structs.asdict(each), "replayed": each.started < record.started} for each in tasks]
-    return {**structs.asdict(record), "tasks": calls}
+    return {**_fields(record), "tasks": calls}
+
+
+def _fields(record: RunRecord) -> dict[str, Any]:
+    waits = [structs.asdict(each) for each in record.waits]
+    return {**structs.asdict(record), "waits": waits}
 
 
 def _tree(record: RunRecord, tasks: Sequence[TaskRecord], whole: bool) -> Tree:
@@ -112,6 +123,9 @@ def _tree(record: RunRecord, tasks: Sequence[TaskRecord], whole: bool) -> Tree:
         pending += [(branch.add(_line(record, call)), children[call.task_id]) for call in shown]
         for line in hidden:
             branch.add(Text(line, "dim"))
+    for wait in record.waits:
+        label = Text.assemble(_name_of(wait.task_id), (f"  waits for {in_short([wait])}", "yellow"))
+        tree.add(label)
     return tree
 
 

@@ -10,15 +10,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
+from msgspec import structs
 from rich.console import Console
 from rich.text import Text
 
 import taskflow
 from taskflow.cli_execution import Job, Outcome
+from taskflow.cli_hints import how_to_answer
 from taskflow.cli_progress import counts, duration
+from taskflow.records import RunStatus
 
 __all__ = ("as_json", "exit_code", "report")
 
+PAUSED: Final = 3  # exit code
 MEMBERS_SHOWN: Final = 5  # of a group of failures
 NOT_THE_USERS: Final = (
     sysconfig.get_path("stdlib"),
@@ -28,9 +32,11 @@ NOT_THE_USERS: Final = (
 
 
 def exit_code(outcome: Outcome) -> int:
-    """0 done, 1 the run failed, 128 + n stopped by signal n."""
+    """0 done, 1 the run failed, 3 it is paused, 128 + n stopped by signal n."""
     if outcome.stopped_by is not None:
         return 128 + outcome.stopped_by
+    if outcome.waits is not None:
+        return PAUSED
     return 0 if outcome.error is None else 1
 
 
@@ -51,6 +57,9 @@ def report(job: Job, outcome: Outcome, *, json_asked: bool, traceback_asked: boo
         else:
             for line in _failure(outcome.error, "  "):
                 say(line)
+        _say_how_to_go_on(job, outcome, say)
+    elif outcome.waits is not None:
+        say(f"Paused: {job.title}{_summary(outcome)}", "bold yellow")
         _say_how_to_go_on(job, outcome, say)
     else:
         say(f"Done: {job.title}{_summary(outcome)}", "bold green")
@@ -86,13 +95,15 @@ def _result(job: Job, outcome: Outcome) -> dict[str, Any]:
     failed = None
     if error is not None:
         failed = {"type": type(error).__qualname__, "message": str(error)}
+    status = RunStatus.PAUSED if outcome.waits is not None else record and record.status
     return {
         "thread_id": job.thread_id,
         "run_id": record and record.run_id,
         "workflow": job.workflow.name,
-        "status": record and record.status,
+        "status": status,
         "result": record and record.result,
         "error": failed,
+        "waits": [structs.asdict(each) for each in outcome.waits or ()],
         "executed": progress.executed if progress else 0,
         "replayed": progress.replayed if progress else 0,
         "failed": progress.failed if progress else 0,
@@ -108,7 +119,15 @@ def _say_how_to_go_on(job: Job, outcome: Outcome, say: Callable[[str], None]) ->
     if outcome.stopped_by is not None and not outcome.began:
         say("Nothing was executed: the same command begins again.")
         return
-    say(job.how_to_go_on)
+    if outcome.waits is None:
+        say(job.how_to_go_on)
+        return
+    for line in how_to_answer(job.thread_id, outcome.waits, job.db):
+        say(line)
+    say(
+        f"What is done is kept in {job.db} and is not executed again. To go on after that, or, "
+        f"with --wait, to wait for it:\n  {job.command}"
+    )
 
 
 def _failure(error: BaseException, indent: str) -> Iterator[str]:

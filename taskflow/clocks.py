@@ -15,10 +15,11 @@ import anyio
 from taskflow.loops import Loop
 from taskflow.promises import Latch, Promise, uninterrupted
 
-__all__ = ("Alarm", "Alarms", "Clock", "boot_time")
+__all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time")
 
 # A machine that was asleep is noticed after so many seconds at most.
 LONGEST_NAP: Final = 1.0
+FEW: Final = 100  # alarms that are not worth tidying up
 
 
 class Clock:
@@ -40,14 +41,25 @@ class Clock:
         """Have ``callback`` called when `now` has changed by itself: never, on a real clock."""
 
 
+class Ticker(Clock):
+    """Seconds that pass while this process can execute, since some moment."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
 class Alarm:
     """A call that is to be made at a time, unless it is cancelled before."""
 
-    __slots__ = ("_callback", "when")
+    __slots__ = ("_callback",)
 
-    def __init__(self, when: float, callback: Callable[[], None]) -> None:
-        self.when = when
+    def __init__(self, callback: Callable[[], None]) -> None:
         self._callback: Callable[[], None] | None = callback
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it has neither rung nor been cancelled."""
+        return self._callback is not None
 
     def cancel(self) -> None:
         """Do not call."""
@@ -67,6 +79,7 @@ class Alarms:
         self.clock = clock
         self._loop = loop
         self._heap: list[tuple[float, int, Alarm]] = []
+        self._roomy = FEW  # with more than so many, those that were cancelled are dropped
         self._order = count()
         self._wake: Promise | None = None
         self._napping_until = 0.0
@@ -76,7 +89,11 @@ class Alarms:
 
     def set(self, when: float, callback: Callable[[], None]) -> Alarm:
         """Have ``callback`` called at ``when`` (seconds since 1970), or soon where that is past."""
-        alarm = Alarm(when, callback)
+        alarm = Alarm(callback)
+        if len(self._heap) >= self._roomy:
+            self._heap = [each for each in self._heap if each[2].is_set]
+            heapq.heapify(self._heap)
+            self._roomy = max(FEW, 2 * len(self._heap))
         heapq.heappush(self._heap, (when, next(self._order), alarm))
         if when < self._napping_until:
             self._notify()
@@ -110,9 +127,8 @@ class Alarms:
 
     def _ring(self) -> None:
         now = self.clock.now()
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            heapq.heappop(heap)[2].ring()
+        while self._heap and self._heap[0][0] <= now:
+            heapq.heappop(self._heap)[2].ring()
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextvars import Context, copy_context
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 from msgspec import structs
@@ -17,6 +17,7 @@ from taskflow.clocks import Alarm, Clock
 from taskflow.codec import encode_plain
 from taskflow.contests import Stake
 from taskflow.errors import (
+    CheckpointCorrupt,
     RunCancelled,
     RunPaused,
     RunSetAside,
@@ -36,6 +37,13 @@ from taskflow.workflows import Workflow
 __all__ = ("Execution", "Keeper", "RunHandle")
 
 T = TypeVar("T")
+
+
+STORE_RETRY: Final = 1.0  # seconds after which a run is continued that the store has failed
+
+# What has begun and is asleep need not keep a latch of its own for that.
+DONE: Final = Latch()
+DONE.set_result()
 
 
 class Keeper(Protocol):
@@ -61,6 +69,7 @@ class Keeper(Protocol):
     def fell_asleep(self, execution: Execution, due: float | None) -> None: ...
     def wake(self, execution: Execution) -> None: ...
     def given_up(self, execution: Execution) -> None: ...
+    async def cancel_elsewhere(self, execution: Execution) -> None: ...
 
 
 class Execution:
@@ -73,6 +82,7 @@ class Execution:
 
     __slots__ = (
         "_body",
+        "_busy",
         "_context",
         "_error",
         "_error_was_raised",
@@ -119,7 +129,8 @@ class Execution:
         self.is_woken = False  # while it is being paused: it is to go on at once
         self.is_automatic = False  # nobody asked for this round but its signal, time or recovery
         self.is_awaited = False  # somebody has asked for its result
-        self._context: Context = copy_context()  # the first caller's
+        self._context: Context = copy_context()  # the first caller's, but for the run it is in
+        self._context.run(FRAME.set, None)
         self._waits_for: list[Execution] | None = None  # those that its own body waits for
         self._keeper = keeper
         self._payload: bytes | None = None
@@ -128,7 +139,8 @@ class Execution:
         self._run: Run | None = None
         self._body: Interruptible | None = None  # while the workflow executes
         self._pause: list[Wait] | None = None  # what it is paused for
-        self._mark = 0  # how many calls had ended when it was decided to pause
+        self._busy: ThreadBusy | None = None  # somebody else has woken it
+        self._mark = 0  # how much had happened when it was decided to pause
         self._unwinding = False
         self._final = False
 
@@ -264,19 +276,22 @@ class Execution:
         """Unwind it; with ``final`` the run is over for good, else anybody may continue it."""
         self._final = self._final or final
         if self.is_asleep:
-            if final:
-                self.wake()
-            else:
-                self.end(self._interrupted())
-            return
-        self._interrupt()
+            self.end(self._interrupted())
+        else:
+            self._interrupt()
+
+    async def cancel_asleep(self) -> None:
+        """End a paused run for good. Raises StoreError."""
+        await self._keeper.cancel_elsewhere(self)
+        if self.is_asleep:
+            self.end(RunCancelled(self.thread_id, self.run_id or ""))
 
     def pause(self) -> None:
         """Unwind it until a signal or a time comes: it is idle, and waits for nothing else."""
         run = self._run
         if run is not None and not self._unwinding and self._body is not None:
             self._pause = list(run.waits.values())
-            self._mark = run.executed
+            self._mark = run.executed + run.inbox.changes
             self._interrupt()
 
     def wake(self) -> None:
@@ -285,9 +300,7 @@ class Execution:
             self.is_woken = True
             return
         self.is_asleep = self.is_woken = False
-        if self.alarm is not None:
-            self.alarm.cancel()
-            self.alarm = None
+        self.set_alarm(None)
         self.claim = structs.replace(
             self.claim, run_id=self.run_id, now=self._keeper.clock.now(), supersede=False
         )
@@ -299,6 +312,12 @@ class Execution:
     def ring(self) -> None:
         """The first of its waits is over."""
         self._keeper.wake(self)
+
+    def set_alarm(self, alarm: Alarm | None) -> None:
+        """Have this alarm, or none, in place of the one that was set."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.alarm = alarm
 
     def deliver(self, signal: Signal, sent: Sent) -> None:
         """A signal has been sent to the run in this process."""
@@ -325,9 +344,7 @@ class Execution:
     def end(self, error: BaseException) -> None:
         """It has ended, as far as this runtime is concerned, without being executed again."""
         self.is_asleep = False
-        if self.alarm is not None:
-            self.alarm.cancel()
-            self.alarm = None
+        self.set_alarm(None)
         self._fail(error)
         self._keeper.ended(self)
         self._tell_end()
@@ -373,11 +390,14 @@ class Execution:
             self.is_asleep = True
             self.wake()
             return
-        paused = None
+        paused: TaskflowError | None = None
         if self.waiters > self.patient or not self.patient or is_ending:
-            paused = RunPaused(self.thread_id, self.run_id or "", waits)
+            paused = self._busy or RunPaused(self.thread_id, self.run_id or "", waits)
+        self._busy = None
         if not self.patient or is_ending:
-            self._error = paused
+            if self.round_over is not None and paused is not None:
+                self.round_over.set_exception(paused)
+            self._error = self._interrupted() if self.patient else paused
             self._keeper.ended(self)
             self._tell_end()
             return
@@ -391,6 +411,7 @@ class Execution:
             round_over.set_result()
         if not self.begun.done():
             self.begun.set_result()
+        self.begun = DONE
 
     def _interrupt(self) -> None:
         self._unwinding = True
@@ -407,10 +428,15 @@ class Execution:
         latch, answer = self._keeper.journal.claim(self.claim)
         try:
             await self._wait_for(latch)
-        except ThreadBusy:
-            if self.status != RunStatus.PAUSED or self._final:
+        except ThreadBusy as error:
+            if self.status != RunStatus.PAUSED:
                 raise
-            return  # somebody else has woken it: it stays asleep here until that has come to an end
+            if self._final:
+                await self._keeper.cancel_elsewhere(self)
+                raise RunCancelled(self.thread_id, self.run_id or "") from None
+            # Somebody else has woken it: here it sleeps on until that has come to an end.
+            self._busy = error
+            return
         (claimed,) = answer
         self.run_id = claimed.row.run_id
         self.epoch = claimed.row.epoch
@@ -498,12 +524,14 @@ class Execution:
             finish = Finish(run.key, RunStatus.CANCELLED, now)
             self._fail(RunCancelled(run.thread_id, run.run_id))
         elif run.broken is not None:
+            if self._is_worth_a_retry(run.broken):
+                release = structs.replace(release, due=now + STORE_RETRY)
             finish = release
             self._fail(run.broken)
         elif self._pause is not None:
             self._payload = self._error = None
             # Something it waited for has come while it was being unwound.
-            self.is_woken = self.is_woken or run.executed > self._mark
+            self.is_woken = self.is_woken or run.executed + run.inbox.changes > self._mark
             finish = self._paused(run, now)
         elif self._unwinding or run.unwinding:
             finish = release
@@ -533,6 +561,11 @@ class Execution:
             feed.run_paused(run.run_id, self.workflow.name, self._pause or [])
         else:
             self._tell_unfinished(run, final=finish.status == RunStatus.CANCELLED)
+
+    def _is_worth_a_retry(self, error: BaseException) -> bool:
+        """Whether the store may be well again by then, and nobody is there to run it again."""
+        is_passing = isinstance(error, StoreError) and not isinstance(error, CheckpointCorrupt)
+        return is_passing and (self.is_automatic or self.patient > 0)
 
     def _paused(self, run: Run, now: float) -> Finish:
         waits = self._pause or []
@@ -575,6 +608,8 @@ class _Body:
 
     id: str | None = None
     stake: Stake | None = None
+    is_held = False
+    is_behind = False
 
     def __init__(
         self,
@@ -619,6 +654,9 @@ class RunHandle(Generic[T]):
         """End the run for good, and wait until nothing of it executes any more."""
         execution = self._execution
         if execution.ended.done():
+            return
+        if execution.is_asleep:
+            await execution.cancel_asleep()
             return
         execution.cancel(final=True)
         if execution.leads_to_caller():

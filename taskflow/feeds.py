@@ -39,6 +39,7 @@ class Listener:
         self._events: deque[Event] = deque()
         self._dropped = 0
         self._first_dropped: Event | None = None
+        self._number = 0  # of the latest one that was kept
         self._wake: Promise | None = None
 
     def put(self, event: Event) -> None:
@@ -49,6 +50,7 @@ class Listener:
             return
         if self._dropped:
             self._put_marker()
+        self._number = event.number
         self._events.append(event)
         self.wake()
 
@@ -83,10 +85,8 @@ class Listener:
         first, count = self._first_dropped, self._dropped
         assert first is not None
         self._first_dropped, self._dropped = None, 0
-        number = self._events[-1].number if self._events else first.number
-        self._events.append(
-            Dropped(number, first.time, first.thread_id, first.run_id, None, None, "", count)
-        )
+        place = first.thread_id, first.run_id, None, None, ""
+        self._events.append(Dropped(self._number, first.time, *place, count))
 
 
 class Feed:

@@ -1,23 +1,23 @@
 """Recorded history as something to work with: other values, copies, lines of text, less of it.
 
 An export is text, a JSON object on each line: a header with the version of this format, the
-thread's runs, its checkpoints in commit order, and a trailer that counts both and has the digest
+thread's runs, their checkpoints in commit order, and a trailer that counts both and has the digest
 of every line before it. What was recorded as JSON stands in it as text, byte for byte. Only this
 module knows that format.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+import functools
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
 import anyio.lowlevel
-import msgspec
 from msgspec import Struct
 
-from taskflow.codec import decode_plain, encode_plain, is_plain
+from taskflow.codec import Codec, encode_plain, is_plain
 from taskflow.definitions import definitions_of
 from taskflow.errors import (
     CheckpointCorrupt,
@@ -45,6 +45,7 @@ __all__ = ("export", "prune_of", "read_export", "replace")
 
 VERSION: Final = 1
 PAGE_ROWS: Final = 500
+LINES_AT_ONCE: Final = 100
 END: Final = b'{"line":"end"'
 FINAL: Final = (RunStatus.SUCCESS, RunStatus.CANCELLED)
 
@@ -164,13 +165,25 @@ class _Trailer(Struct, tag_field="line", tag="end", forbid_unknown_fields=True):
     digest: str
 
 
+class _Version(Struct, tag_field="line", tag="export"):
+    """The header of any version."""
+
+    version: int
+
+
+@functools.cache
+def _codec_of(kind: Any) -> Codec:
+    return Codec(kind, "the line")
+
+
 async def export(store: Store, thread_id: str) -> AsyncGenerator[str]:
     """The lines of a thread, as it is when the first one is asked for.
 
     Raises RunNotFound, and CheckpointCorrupt for a damaged row.
     """
     digest = blake2b(digest_size=32)
-    runs = checkpoints = 0
+    run_ids: list[str] = []
+    checkpoints = 0
 
     def written(line: Struct) -> str:
         content = encode_plain(line) + b"\n"
@@ -185,16 +198,17 @@ async def export(store: Store, thread_id: str) -> AsyncGenerator[str]:
         while page:
             for run in page:
                 yield written(_line_of_run(run))
-            runs += len(page)
+            run_ids += [run.run_id for run in page]
             page = await snapshot.runs(page[-1].sequence, PAGE_ROWS)
-        rows = await snapshot.checkpoints(0, PAGE_ROWS)
-        while rows:
-            for row in rows:
-                yield written(_line_of_checkpoint(thread_id, row))
-            checkpoints += len(rows)
-            await anyio.lowlevel.checkpoint()
-            rows = await snapshot.checkpoints(rows[-1].sequence, PAGE_ROWS)
-    yield written(_Trailer(runs, checkpoints, digest.hexdigest()))
+        for run_id in run_ids:
+            rows = await snapshot.checkpoints(run_id, 0, PAGE_ROWS)
+            while rows:
+                for row in rows:
+                    yield written(_line_of_checkpoint(thread_id, row))
+                checkpoints += len(rows)
+                await anyio.lowlevel.checkpoint()
+                rows = await snapshot.checkpoints(run_id, rows[-1].sequence, PAGE_ROWS)
+    yield written(_Trailer(len(run_ids), checkpoints, digest.hexdigest()))
 
 
 def _line_of_run(row: RunRow) -> _RunLine:
@@ -259,23 +273,15 @@ async def read_export(
         raise TypeError("an export is lines: give an open file, or text.splitlines()")
 
     reader = _Reader(to)
-    async for line in _each(lines):
-        content = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
-        reader.read(content.removesuffix(b"\n").removesuffix(b"\r"))
-        if reader.line % PAGE_ROWS == 0:
-            await anyio.lowlevel.checkpoint()
-    return reader.end()
-
-
-async def _each(
-    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
-) -> AsyncIterator[str | bytes]:
     if isinstance(lines, AsyncIterable):
         async for line in lines:
-            yield line
+            reader.read(line)
     else:
         for line in lines:
-            yield line
+            reader.read(line)
+            if reader.line % LINES_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+    return reader.end()
 
 
 class _Reader:
@@ -292,24 +298,28 @@ class _Reader:
         self._taken: set[str] = set()
         self._begun = self._ended = False
 
-    def read(self, content: bytes) -> None:
-        """Read the next line, without its end."""
+    def read(self, line: str | bytes) -> None:
+        """Read the next line, with its line break or without."""
+        content = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+        content = content.removesuffix(b"\n").removesuffix(b"\r")
         self.line += 1
         if self._ended:
             if content:
                 raise ImportRefused(self.line, "it follows the end")
             return
+        if not content:
+            raise ImportRefused(self.line, "it is empty: the export was cut off before")
         if not self._begun:
-            self._begin(self._parsed(content, _Header))
+            self._begin(content)
         elif content.startswith(END) and content == self._trailer():
             self._ended = True
             return
         else:
-            line = self._parsed(content, _RunLine | _CheckpointLine | _Trailer)
-            if isinstance(line, _RunLine):
-                self._add_run(line)
-            elif isinstance(line, _CheckpointLine):
-                self._add_checkpoint(line)
+            parsed = self._parsed(content, _codec_of(_RunLine | _CheckpointLine | _Trailer))
+            if isinstance(parsed, _RunLine):
+                self._add_run(parsed)
+            elif isinstance(parsed, _CheckpointLine):
+                self._add_checkpoint(parsed)
             else:
                 raise ImportRefused(
                     self.line, "lines before it are not those that were exported, or not all"
@@ -324,29 +334,27 @@ class _Reader:
             raise ImportRefused(self.line, "its runs are not those of one thread")
         return self.runs, self.checkpoints
 
-    def _parsed(self, content: bytes, kind: Any) -> Any:
-        try:
-            plain = decode_plain(content)
-            if kind is _Header and isinstance(plain, dict) and plain.get("line") == "export":
-                version = plain.get("version")
-                if isinstance(version, int) and version > VERSION:
-                    raise ImportRefused(
-                        self.line,
-                        f"it has version {version} of the format, and this taskflow reads "
-                        f"versions up to {VERSION}: upgrade taskflow",
-                    )
-            return msgspec.convert(plain, kind)
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, ImportRefused):
-                raise
-            raise ImportRefused(self.line, f"it is not what was exported ({error})") from error
-
-    def _begin(self, header: _Header) -> None:
+    def _begin(self, content: bytes) -> None:
         self._begun = True
+        version = self._parsed(content, _codec_of(_Version)).version
+        if version > VERSION:
+            raise ImportRefused(
+                self.line,
+                f"it has version {version} of the format, and this taskflow reads versions up to "
+                f"{VERSION}: upgrade taskflow",
+            )
+        header = self._parsed(content, _codec_of(_Header))
         try:
             self._thread_id = check_id(self._thread_id or header.thread_id, "thread id")
         except ValueError as error:
             raise ImportRefused(self.line, str(error)) from error
+
+    def _parsed(self, content: bytes, codec: Codec) -> Any:
+        try:
+            return codec.decode(content)
+        except SerializationError as error:
+            reason = f"it is not what was exported ({error.__cause__})"
+            raise ImportRefused(self.line, reason) from error
 
     def _trailer(self) -> bytes:
         return encode_plain(

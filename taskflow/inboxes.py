@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from itertools import count
+from operator import attrgetter
+from typing import Final, Protocol
 
 from taskflow.codec import Codec
 from taskflow.records import SignalRow
 
-__all__ = ("Inbox", "Receiver")
+__all__ = ("Inbox", "Receiver", "SignalTypes")
+
+NAMES_KEPT: Final = 1000
 
 
 class Receiver(Protocol):
     """A call that waits for a signal."""
 
     name: str  # of the signal
+    order: int  # of the call
 
     @property
     def codec(self) -> Codec:
@@ -30,11 +37,34 @@ class Receiver(Protocol):
         ...
 
 
+class SignalTypes:
+    """The types of signals that this process has waited for, so that misfits can be refused.
+
+    Those of the latest thousand names.
+    """
+
+    def __init__(self) -> None:
+        self._codecs: OrderedDict[str, dict[str, Codec]] = OrderedDict()
+
+    def note(self, name: str, spelled: str, codec: Codec) -> None:
+        """Signals of that name are waited for with this type."""
+        self._codecs.setdefault(name, {}).setdefault(spelled, codec)
+        self._codecs.move_to_end(name)
+        if len(self._codecs) > NAMES_KEPT:
+            self._codecs.popitem(last=False)
+
+    def of(self, name: str) -> dict[str, Codec]:
+        """The types of that name, by how they are written."""
+        return self._codecs.get(name, {})
+
+
 class Inbox:
     """Signals in the order in which they were sent; receivers in the order of their calls."""
 
     def __init__(self, signals: Iterable[SignalRow] = (), latest: int = 0) -> None:
         self.latest = latest  # the sequence of the latest signal that is known here
+        self.changes = 0  # how often a signal came, or came back
+        self.calls = count()  # numbers the calls that ask for signals
         self._signals: dict[str, list[SignalRow]] = {}
         self._receivers: dict[str, list[Receiver]] = {}
         for signal in signals:
@@ -60,7 +90,7 @@ class Inbox:
 
     def wait(self, receiver: Receiver) -> None:
         """Hand ``receiver`` a signal when one comes that it accepts."""
-        self._receivers.setdefault(receiver.name, []).append(receiver)
+        insort(self._receivers.setdefault(receiver.name, []), receiver, key=attrgetter("order"))
 
     def leave(self, receiver: Receiver) -> None:
         """It waits no more."""
@@ -73,6 +103,7 @@ class Inbox:
         return self._receivers.get(name, [])
 
     def _offer(self, signal: SignalRow) -> None:
+        self.changes += 1
         for receiver in self.receivers(signal.name):
             if receiver.accepts(signal):
                 self.leave(receiver)

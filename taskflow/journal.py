@@ -187,6 +187,11 @@ class Journal:
         group.size += len(signal.payload)
         return latch, answer
 
+    def release_again(self) -> None:
+        """Try releases again that have failed, though nobody else has anything to write."""
+        if self._unreleased and not self._groups and not self._closing:
+            self._open_group()
+
     async def run(self) -> None:
         """Commit until `close` is called and nothing is left."""
         with anyio.CancelScope(shield=True):

@@ -33,12 +33,12 @@ class Latch:
     def __init__(self) -> None:
         self._is_done = False
         self._error: BaseException | None = None
-        self._waiters: list[Promise] = []
+        self._waiters: list[Promise] | None = None  # most are never waited for
 
     def set_result(self, result: None = None, /) -> None:
         self._is_done = True
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -58,11 +58,13 @@ class Latch:
         """Wait until it is kept or broken, whichever it is."""
         if not self._is_done:
             waiter = new_promise()
+            if self._waiters is None:
+                self._waiters = []
             self._waiters.append(waiter)
             try:
                 await waiter
             finally:
-                if not self._is_done:
+                if self._waiters is not None:
                     self._waiters.remove(waiter)
 
     async def wait(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+import anyio
+
 from taskflow import failures
-from taskflow.errors import RunNotFound, StoreError, ThreadBusy
+from taskflow.errors import CheckpointCorrupt, RunNotFound, StoreError, ThreadBusy
 from taskflow.executions import Execution
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import Claim, RunRow, RunStatus
@@ -17,7 +20,9 @@ from taskflow.workflows import Workflow
 
 __all__ = ("Watch", "claim_of")
 
-LOOKED_AT: Final = 100  # sleeping runs whose result somebody awaits, in one look
+
+CANDIDATES: Final = 1000  # runs to be continued that are kept in memory
+SUSPICIOUS: Final = 2  # take-overs without any progress
 
 
 class Watch:
@@ -31,6 +36,9 @@ class Watch:
         self._reported: set[str] = set()
         self._recovering: list[tuple[tuple[int, int], Execution]] = []
         self._refused: set[tuple[int, int]] = set()  # runs that cannot be claimed: damaged ones
+        self._candidates: deque[RunRow] = deque()  # to be continued when there is room
+        self._has_more = False
+        self._suspect: Execution | None = None
         self._has_failed = False
         self._wake: Promise | None = None
         self._is_told = False
@@ -73,11 +81,8 @@ class Watch:
         service = self._service
         if not self._is_told:
             self._wake = service.loop.promise()
-            alarm = service.scheduler.alarms.set(
-                service.clock.now() + service.settings.poll_interval, self.look_soon
-            )
-            await self._wake
-            alarm.cancel()
+            with anyio.move_on_after(service.settings.poll_interval):
+                await self._wake
         self._is_told = False
 
     async def _look(self) -> None:
@@ -85,6 +90,7 @@ class Watch:
         if service.is_ending:
             return
         try:
+            service.journal.release_again()
             await self._look_for_signals()
             await self._look_at_awaited()
             if service.settings.recover:
@@ -109,18 +115,32 @@ class Watch:
 
     async def _look_at_awaited(self) -> None:
         """Sleeping runs may have been continued, and ended, by other processes."""
-        awaited = [each for each in self._service.asleep.values() if each.is_awaited]
-        for execution in awaited[:LOOKED_AT]:
-            row = await self._service.store.run(execution.thread_id, execution.run_id)
+        service = self._service
+        awaited = {name: each for name, each in service.asleep.items() if each.is_awaited}
+        if not awaited:
+            return
+        rows = {row.thread_id: row for row in await service.store.latest(list(awaited))}
+        for thread_id, execution in awaited.items():
+            row = rows.get(thread_id)
             if not execution.is_asleep:
                 continue
             if row is None:
-                execution.end(RunNotFound(execution.thread_id))
-            elif row.epoch != execution.epoch and row.owner is None:
+                execution.end(RunNotFound(thread_id))
+            elif (row.run_id, row.epoch) != (execution.run_id, execution.epoch):
                 self._follow(execution, row)
 
     def _follow(self, execution: Execution, row: RunRow) -> None:
+        if row.run_id != execution.run_id:  # which has ended, then
+            self._service.wake(execution)
+            return
+        if row.owner is not None:
+            return
         execution.epoch = row.epoch
+        try:
+            row.verified()
+        except CheckpointCorrupt as damage:
+            execution.end(damage)
+            return
         if row.status == RunStatus.ERROR:
             error = failures.rebuild(failures.Failure.parse(row.error or b"{}"))
             execution.end(error)
@@ -143,26 +163,55 @@ class Watch:
                     "it: they are left alone; open it as Runtime(…, workflows=[…])",
                     name,
                 )
-        if not names or service.room <= 0:
+        if not names or self._candidates:
+            self.fill()
             return
         self._note_refused()
         # Those that execute may still be shown as due.
-        busy = len(service.executions) + len(self._refused)
-        for row in await service.store.recoverable(now, names, service.room + busy):
-            thread_id, key = row.thread_id, (row.number, row.epoch)
-            if thread_id in service.executions or key in self._refused:
+        limit = CANDIDATES + len(service.executions) + len(self._refused)
+        rows = await service.store.recoverable(now, names, limit)
+        self._has_more = len(rows) == limit
+        # What kills its process is found by executing suspects one at a time, after the others.
+        self._candidates.extend(sorted(rows, key=lambda row: row.takeovers))
+        self.fill()
+
+    def fill(self) -> None:
+        """Continue as many runs as there is room for."""
+        service = self._service
+        postponed: list[RunRow] = []
+        while self._candidates and service.room > 0 and not service.is_ending:
+            row = self._candidates.popleft()
+            key = row.number, row.epoch
+            if row.thread_id in service.executions or key in self._refused:
                 continue
-            if service.is_ending or service.room <= 0:
-                return
-            if (asleep := service.asleep.get(thread_id)) is not None:
+            if (asleep := service.asleep.get(row.thread_id)) is not None:
                 service.wake(asleep)
-                continue
-            claim = claim_of(
-                row, service.owner, now, epoch=row.epoch, takes_over=row.owner is not None
-            )
-            execution = Execution(claim, self._workflows[row.workflow], service)
-            self._recovering.append((key, execution))
-            service.recover(execution)
+            elif row.takeovers >= SUSPICIOUS and not self._may_try_a_suspect():
+                postponed.append(row)
+            else:
+                self._continue(row)
+        self._candidates.extendleft(reversed(postponed))
+        if self._has_more and not self._candidates:
+            self._has_more = False
+            self.look_soon()
+
+    def _may_try_a_suspect(self) -> bool:
+        return self._suspect is None or self._suspect.ended.done()
+
+    def _continue(self, row: RunRow) -> None:
+        service = self._service
+        claim = claim_of(
+            row,
+            service.owner,
+            service.clock.now(),
+            epoch=row.epoch,
+            takes_over=row.owner is not None,
+        )
+        execution = Execution(claim, self._workflows[row.workflow], service)
+        if row.takeovers >= SUSPICIOUS:
+            self._suspect = execution
+        self._recovering.append(((row.number, row.epoch), execution))
+        service.recover(execution)
 
     def _note_refused(self) -> None:
         """Do not try again, each time, what was refused for good."""

@@ -20,7 +20,7 @@ import anyio.lowlevel
 
 from taskflow.cache import Cache
 from taskflow.clocks import Alarm
-from taskflow.codec import Codec, decode_waits
+from taskflow.codec import decode_waits
 from taskflow.contests import Stake
 from taskflow.errors import (
     CheckpointCorrupt,
@@ -28,12 +28,13 @@ from taskflow.errors import (
     LeaseLost,
     NotInRun,
     RunCancelled,
+    RunUnfinished,
     StoreError,
     TaskNameConflict,
 )
 from taskflow.feeds import Feed, Feeds
 from taskflow.identity import idempotency_key, run_digest
-from taskflow.inboxes import Inbox, Receiver
+from taskflow.inboxes import Inbox, Receiver, SignalTypes
 from taskflow.journal import Journal
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
@@ -72,11 +73,18 @@ FRAME: ContextVar[Frame | None] = ContextVar("taskflow_frame", default=None)
 _serials = count(1)
 
 
+class Held(Protocol):
+    """A call that does not execute while others do."""
+
+    is_held: bool
+
+
 class Executing(Protocol):
     """What a run needs to know of a call that executes."""
 
     id: str
     frame: Frame
+    is_behind: bool  # it waits for a time or another call, and then executes
 
     @property
     def is_quiet(self) -> bool:
@@ -115,6 +123,7 @@ class Frame:
         "holds_slot",
         "in_flight",
         "is_cancelled",
+        "is_cut_off",
         "is_task",
         "keeps",
         "repeats",
@@ -146,6 +155,7 @@ class Frame:
         self.holds_slot = False
         self.has_ended = False
         self.is_cancelled = False
+        self.is_cut_off = False  # a call made here was, as its run was unwound
 
     def enter_call(self) -> None:
         """A call made here begins: the body waits for it, so its slot goes to somebody else."""
@@ -201,7 +211,7 @@ class Run:
         feeds: Feeds,
         durability: Durability,
         on_drift: Literal["log", "error"],
-        signal_types: dict[str, dict[str, Codec]],
+        signal_types: SignalTypes,
     ) -> None:
         self.serial = next(_serials)
         row = claimed.row
@@ -376,8 +386,23 @@ class Run:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no body of a call executes."""
+        """Whether no body of a call executes, or is about to."""
         return all(call.is_quiet for call in self.executing.values())
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no body of a call executes."""
+        return all(call.is_quiet or call.is_behind for call in self.executing.values())
+
+    async def hold(self, call: Held) -> None:
+        """Wait to be cut off, as nothing starts any more; raise where nobody would do that."""
+        if self.is_block:
+            raise RunUnfinished(self.thread_id, self.run_id, "its runtime is being drained")
+        call.is_held = True
+        try:
+            await anyio.sleep_forever()
+        finally:
+            call.is_held = False
 
     def open_receivers(self, name: str) -> list[Receiver]:
         """The calls that wait for a signal of that name, the earliest first."""
@@ -429,9 +454,9 @@ class Run:
 
     def _watch_idleness(self) -> None:
         if self._idle_check is None and self.pause is not None and self.is_open:
-            alarms = self.scheduler.alarms
+            timers = self.scheduler.timers
             self._last_look = self.begun, self.executed, self.replayed
-            self._idle_check = alarms.set(alarms.clock.now() + IDLE_AFTER, self._check_idleness)
+            self._idle_check = timers.set(timers.clock.now() + IDLE_AFTER, self._check_idleness)
 
     def _check_idleness(self) -> None:
         """Pause the run where nothing has happened since the last look, and nothing will soon."""

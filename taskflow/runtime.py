@@ -18,6 +18,7 @@ from taskflow.codec import decode_plain, decode_waits, encode_plain
 from taskflow.errors import (
     CheckpointCorrupt,
     RunNotFound,
+    RunUnfinished,
     SerializationError,
     TaskflowError,
     ThreadBusy,
@@ -325,6 +326,7 @@ class Runtime:
         service = self._open()
         check_id(thread_id, "thread id")
         now = service.clock.now
+        _check_serving(service, thread_id, BLOCK_RUN_ID)
         if thread_id in service.blocks or thread_id in service.executions:
             raise ThreadBusy(thread_id, "this runtime has it open already")
         service.blocks[thread_id] = None
@@ -546,7 +548,11 @@ class Runtime:
         """
         service = self._open()
         check_id(thread_id, "thread id")
-        execution = service.executions.get(thread_id) or service.asleep.get(thread_id)
+        asleep = service.asleep.get(thread_id)
+        if asleep is not None:
+            await asleep.cancel_asleep()
+            return
+        execution = service.executions.get(thread_id)
         if execution is not None:
             await execution.begun.wait()
             await RunHandle[Any](execution).cancel()
@@ -579,7 +585,7 @@ class Runtime:
         execution = service.executions.get(thread_id)
         if execution is not None and execution.run is not None:
             codecs = [each.codec for each in execution.run.open_receivers(name)]
-        elif (types := service.signal_types.get(name)) is not None:
+        elif types := service.signal_types.of(name):
             row = await self._store.run(thread_id, None)
             waits = decode_waits(None if row is None else row.waits)
             asked = [each.type for each in waits if each.name == name and each.kind == "signal"]
@@ -620,8 +626,6 @@ class Runtime:
             )
         call.use()
         service = self._open()
-        if service.is_ending:
-            raise RuntimeError("this Runtime is being drained: it begins no run any more")
         check_id(thread_id, "thread id")
         if run_id is not None:
             check_id(run_id, "run id")
@@ -659,6 +663,7 @@ class Runtime:
         thread_id = claim.thread_id
         while True:
             service = self._open()
+            _check_serving(service, thread_id, claim.run_id)
             execution = service.executions.get(thread_id)
             if execution is None:
                 break
@@ -687,6 +692,13 @@ class Runtime:
         if row is None:
             raise RunNotFound(thread_id, "run" if run_id is None else f"run {run_id!r}")
         return row
+
+
+def _check_serving(service: Service, thread_id: str, run_id: str | None) -> None:
+    if service.is_ending:
+        raise RunUnfinished(
+            thread_id, run_id or "", "this runtime is being drained, and begins nothing more"
+        )
 
 
 def _plain_payload(value: object, what: str) -> bytes:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import anyio
 
-from taskflow.clocks import Alarms, Clock
+from taskflow.clocks import Alarms, Clock, Ticker
 from taskflow.loops import Loop
 from taskflow.promises import Promise
 from taskflow.workers import WorkerThreads
@@ -21,7 +21,8 @@ class Scheduler:
     def __init__(self, loop: Loop, max_concurrency: int, clock: Clock | None = None) -> None:
         self.loop = loop
         self.clock = clock or Clock()
-        self.alarms = Alarms(self.clock, loop)
+        self.alarms = Alarms(self.clock, loop)  # for deadlines
+        self.timers = Alarms(Ticker(), loop)  # for durations, whatever the clock shows
         self.is_draining = False  # no call starts any more
         self.width = max_concurrency
         self.slots = Slots(max_concurrency, loop)

@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from taskflow.cache import Cache
 from taskflow.clocks import Clock
-from taskflow.codec import Codec
 from taskflow.errors import LeaseLost, RunCancelled, RunPaused, RunUnfinished, ThreadBusy
 from taskflow.executions import Execution
 from taskflow.feeds import Feeds
+from taskflow.inboxes import SignalTypes
 from taskflow.journal import Journal
 from taskflow.loops import Loop, current_loop
 from taskflow.promises import Latch, uninterrupted
@@ -52,6 +52,7 @@ class Background(Protocol):
     async def begin(self) -> None: ...
     async def run(self) -> None: ...
     async def close(self) -> None: ...
+    def fill(self) -> None: ...
 
 
 class Service:
@@ -70,7 +71,7 @@ class Service:
         self.executions: dict[str, Execution] = {}  # by thread id, as they execute
         self.asleep: dict[str, Execution] = {}  # by thread id: paused, and somebody waits
         self.blocks: dict[str, Run | None] = {}  # thread() blocks, by thread id
-        self.signal_types: dict[str, dict[str, Codec]] = {}  # by name, by how they are written
+        self.signal_types = SignalTypes()
         self.is_closing = False
         self.watch: Background | None = None  # for what other processes do
         self.automatic = 0  # how many of those execute that nobody asked for now
@@ -115,7 +116,7 @@ class Service:
         self.scheduler.is_draining = True
         with anyio.move_on_after(timeout):
             while not all(  # noqa: ASYNC110 - once in a process's life
-                each.run is None or each.run.is_quiet for each in self._executing()
+                each.run is None or each.run.is_drained for each in self._executing()
             ):
                 await anyio.sleep(0.005)
         for execution in self._executing():
@@ -203,17 +204,19 @@ class Service:
         if self.executions.get(execution.thread_id) is execution:
             del self.executions[execution.thread_id]
         self.asleep[execution.thread_id] = execution
-        if execution.alarm is not None:
-            execution.alarm.cancel()
-        if due is not None:
-            execution.alarm = self.scheduler.alarms.set(due, execution.ring)
+        alarms = self.scheduler.alarms
+        execution.set_alarm(None if due is None else alarms.set(due, execution.ring))
         self._make_room(execution)
 
     def given_up(self, execution: Execution) -> None:
         """Nobody waits for it any more."""
-        if execution.alarm is not None:
-            execution.alarm.cancel()
+        execution.is_asleep = False
+        execution.set_alarm(None)
         self.asleep.pop(execution.thread_id, None)
+
+    async def cancel_elsewhere(self, execution: Execution) -> None:
+        """End the run for good, whoever executes it."""
+        await self.store.cancel(execution.thread_id, self.clock.now(), execution.run_id)
 
     def wake(self, execution: Execution) -> None:
         """Let a paused run go on as soon as there is room for it."""
@@ -242,6 +245,8 @@ class Service:
             execution.is_automatic = False
             self.automatic -= 1
             self._wake_next()
+            if self.watch is not None:
+                self.watch.fill()
 
     def _executing(self) -> list[Execution]:
         return list(self.executions.values())
@@ -260,7 +265,8 @@ class Service:
             self._closed.set_result()
             return
         self._tasks.append(self.loop.spawn(self.journal.run))
-        self._tasks.append(self.loop.spawn(self.scheduler.alarms.run))
+        for alarms in (self.scheduler.alarms, self.scheduler.timers):
+            self._tasks.append(self.loop.spawn(alarms.run))
         if self.watch is not None:
             self._tasks.append(self.loop.spawn(self.watch.run))
         self._ready.set_result()
@@ -290,8 +296,9 @@ class Service:
         if self.watch is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self.watch.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.scheduler.alarms.close()
+        for alarms in (self.scheduler.alarms, self.scheduler.timers):
+            with contextlib.suppress(asyncio.CancelledError):
+                await alarms.close()
         with contextlib.suppress(asyncio.CancelledError):
             await self.journal.close()
         self.scheduler.threads.close()

@@ -86,6 +86,8 @@ class Subscription:
         self._run_id = run_id
         self._after = after
         self._buffer = buffer
+        self._told_pause: int | None = None  # the epoch of the run that was told to be paused
+        self._heard_pause = False  # from the run itself, since then
         self._listener: Listener | None = None
         self._events: AsyncGenerator[Event] | None = None
 
@@ -141,15 +143,21 @@ class Subscription:
             if end is not None:
                 yield end
                 return
-            if row.status == RunStatus.PAUSED and self._after is None:
-                self._after = last
-                yield _paused(row, last)
-            self._after = last
+            if row.status == RunStatus.PAUSED and row.epoch != self._told_pause:
+                if not self._heard_pause:
+                    yield _paused(row, last)
+                self._told_pause = row.epoch
+                self._heard_pause = False
             async for event in self._live(listener, last):
+                if isinstance(event, ENDS):
+                    # Others may have had the run, and recorded more than was seen here.
+                    async for recorded in self._recorded(row, last):
+                        last = recorded.number
+                        yield recorded
+                    yield structs.replace(event, number=last)
+                    return
                 last = event.number
                 yield event
-                if isinstance(event, ENDS):
-                    return
             if self._service.is_closing:
                 return
 
@@ -196,6 +204,7 @@ class Subscription:
                 yield structs.replace(event, number=last)
                 return
             last = event.number
+            self._heard_pause = self._heard_pause or isinstance(event, RunPausedEvent)
             yield event
             if isinstance(event, Dropped):
                 return

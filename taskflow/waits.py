@@ -7,7 +7,6 @@ first time, and the call's own record ends it: that of a ``receive`` names the s
 from __future__ import annotations
 
 import logging
-import math
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeVar, overload
@@ -20,6 +19,7 @@ from taskflow.calls import Call, RecordedCall, capped, identify
 from taskflow.codec import Codec, canonical_json, decode_plain, encode_plain, json_schema
 from taskflow.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
+from taskflow.identity import check_id
 from taskflow.promises import Promise
 from taskflow.records import CacheEntry, SignalRow, Wait
 from taskflow.retry import seconds
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("taskflow")
 
+LONGEST: Final = 1e11  # seconds: what a datetime can hold
 NO_ARGUMENTS: Final[dict[str, Any]] = {}
 
 
@@ -135,15 +136,25 @@ class SleepCall(WaitCall[None]):
 class ReceiveCall(WaitCall[T]):
     """The call that `receive` makes."""
 
-    __slots__ = ("_annotation", "_codec", "_deadline", "_prompt", "_signal", "_timeout", "name")
+    __slots__ = (
+        "_annotation",
+        "_codec",
+        "_deadline",
+        "_prompt",
+        "_signal",
+        "_timeout",
+        "name",
+        "order",
+    )
 
     def __init__(
         self, frame: Frame, name: str, annotation: Any, prompt: object, timeout: float | None
     ) -> None:
+        self._codec = _codec_of(annotation)
         super().__init__(RECEIVE, frame, {"name": name})
         self.name = name
+        self.order = next(frame.run.inbox.calls)
         self._annotation = annotation
-        self._codec = _codec_of(annotation)
         self._prompt = prompt
         self._timeout = timeout
         self._deadline: float | None = None
@@ -185,17 +196,10 @@ class ReceiveCall(WaitCall[T]):
         if self._timeout is not None:
             self._deadline = self._recorded_deadline()
         self._signal = run.inbox.take(self.name, self.accepts)
-        if self._signal is None and self._timeout is not None and self._deadline is None:
-            self._deadline = await self._set_deadline(clock.now() + self._timeout)
-            self._signal = run.inbox.take(self.name, self.accepts)
-        while self._signal is None:
-            if self._deadline is not None and clock.now() >= self._deadline:
-                await run.look_for_signals()  # others may have sent one just in time
-                self._signal = run.inbox.take(self.name, self.accepts)
-                break
+        if self._signal is None:
             run.inbox.wait(self)
             try:
-                await self._wait(self._described(started))
+                await self._wait_for_signal(started)
             finally:
                 run.inbox.leave(self)
         if self._signal is None:
@@ -203,6 +207,18 @@ class ReceiveCall(WaitCall[T]):
         payload = self._signal.payload
         value = self._codec.decode(payload)
         return Outcome(1, started, payload, value, signal=self._signal.task_id)
+
+    async def _wait_for_signal(self, started: float) -> None:
+        """Wait until one has been handed over, or the deadline has come."""
+        run = self.frame.run
+        clock = run.scheduler.clock
+        if self._timeout is not None and self._deadline is None:
+            self._deadline = await self._set_deadline(clock.now() + self._timeout)
+        while self._signal is None:
+            if self._deadline is not None and clock.now() >= self._deadline:
+                await run.look_for_signals()  # others may have sent one just in time
+                return
+            await self._wait(self._described(started))
 
     def _put(
         self, outcome: Outcome, cached: CacheEntry | None, tally: Tally | None
@@ -217,8 +233,7 @@ class ReceiveCall(WaitCall[T]):
             self.frame.run.inbox.give_back(signal)
 
     def _described(self, since: float) -> Wait:
-        types = self.frame.run.signal_types.setdefault(self.name, {})
-        types.setdefault(spelled(self._annotation), self._codec)
+        self.frame.run.signal_types.note(self.name, spelled(self._annotation), self._codec)
         return Wait(
             "signal",
             self.name,
@@ -282,8 +297,7 @@ def receive(
     frame = FRAME.get()
     if frame is None:
         raise NotInRun("receive")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a signal has a name, got {name!r}")
+    check_id(name, "signal's name")
     limit = None if timeout is None else seconds(timeout, "timeout")
     if prompt is not None:
         try:
@@ -303,10 +317,12 @@ def sleep(duration: float | timedelta) -> Call[None]:
     frame = FRAME.get()
     if frame is None:
         raise NotInRun("sleep", "anyio.sleep")
-    length = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 <= length < math.inf:
+    if isinstance(duration, bool) or not isinstance(duration, int | float | timedelta):
+        raise TypeError(f"sleep() takes seconds or a timedelta, got {duration!r}")
+    length = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not 0 <= length <= LONGEST:
         raise ValueError(f"sleep() takes a finite number of seconds from 0 on, got {duration!r}")
-    return SleepCall(frame, length, None)
+    return SleepCall(frame, float(length), None)
 
 
 def sleep_until(when: datetime) -> Call[None]:

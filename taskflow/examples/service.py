@@ -15,7 +15,8 @@ An order, the same order again, and what happened:
 The second answer is the first one, from its record, though the provider failed twice on the way:
 once before it had charged, once after. Start the provider with ``--delay 8``, send another order,
 ``kill -9`` the service meanwhile, start it again and repeat the request: the order is finished, and
-charged once. An order that nobody asks for again is finished by
+charged once. SIGTERM (or Ctrl-C) lets a charge end that is under way, and starts nothing more: who
+waits is told 503, and repeats the request. An order that nobody asks for again is finished by
 
     taskflow resume taskflow.examples.service:fulfil --thread A1 --db orders.db
 
@@ -61,7 +62,7 @@ ORDERS_DB: Final = os.environ.get("ORDERS_DB", "orders.db")
 PROVIDER_URL: Final = os.environ.get("PROVIDER_URL", "http://127.0.0.1:8001")
 PROVIDER_DELAY: Final = float(os.environ.get("PROVIDER_DELAY", "0"))
 
-SHUTDOWN_GRACE: Final = 2  # seconds for requests to end; what takes longer is continued later
+DRAIN: Final = 12  # seconds for a charge to end when the service is told to stop; it has 10
 POLL_INTERVAL: Final = 0.1  # seconds between looks at an order that another worker executes
 
 OrderId = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=64)]
@@ -132,7 +133,8 @@ async def fulfil(order: Order) -> Receipt:
 
 # How it is served.
 
-app = FastAPI(title="Orders", lifespan=lifespan(Runtime(ORDERS_DB, workflows=[fulfil])))
+runtime = Runtime(ORDERS_DB, workflows=[fulfil])
+app = FastAPI(title="Orders", lifespan=lifespan(runtime, drain=DRAIN))
 
 
 @app.post("/orders")
@@ -171,12 +173,12 @@ ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
     CardError: (402, "the card was declined: the same order may be sent again"),
     RunNotFound: (404, "there is no such order"),
     HistoryMismatch: (409, "this id belongs to an order with another content"),
-    RunUnfinished: (409, "this id belongs to an order that is not finished"),
     ThreadBusy: (409, "this id belongs to an order that is under way"),
     RunCancelled: (410, "this order was cancelled"),
     httpx.HTTPError: (502, "the payment provider fails"),
     TaskTimeout: (504, "the payment provider does not answer"),
     StoreError: (503, "orders cannot be recorded"),
+    RunUnfinished: (503, "this service stops: the next one goes on with the order"),
     LeaseLost: (503, "another worker has this order"),
 }
 
@@ -264,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"taskflow.examples.service:{'provider' if is_provider else 'app'}",
         port=port,
         workers=1 if is_provider else chosen.workers,
-        timeout_graceful_shutdown=SHUTDOWN_GRACE,
+        timeout_graceful_shutdown=DRAIN + 3,
     )
 
 

@@ -97,8 +97,8 @@ class Snapshot(Protocol):
         """At most ``limit`` runs with a sequence above ``after``, oldest first."""
         ...
 
-    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
-        """At most ``limit`` rows of every kind with a sequence above ``after``, in that order."""
+    async def checkpoints(self, run_id: str, after: int, limit: int) -> Sequence[CheckpointRow]:
+        """At most ``limit`` rows of a run with a sequence above ``after``, in that order."""
         ...
 
 
@@ -146,7 +146,10 @@ class Store(Protocol):
     async def recoverable(
         self, now: float, workflows: Sequence[str], limit: int
     ) -> Sequence[RunRow]:
-        """Runs of these workflows that are due, or whose owner is gone: the most urgent first."""
+        """Runs of these workflows that are due, or whose owner is gone: the most urgent first.
+
+        The rows are not verified: one that is damaged hurts nobody else.
+        """
         ...
 
     async def unknown_workflows(self, now: float, workflows: Sequence[str]) -> Sequence[str]:
@@ -229,8 +232,15 @@ class Store(Protocol):
         """
         ...
 
-    async def cancel(self, thread_id: str, now: float) -> RunRow | None:
-        """End a thread's unfinished run for good, whoever executes it; its row as it was."""
+    async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
+        """End a thread's unfinished run for good, whoever executes it; its row as it was.
+
+        With ``run_id`` only that one. Where there is nothing to end: the thread's latest run.
+        """
+        ...
+
+    async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
+        """The latest run of each of these threads; the rows are not verified."""
         ...
 
     async def delete(self, thread_id: str, owner: str) -> bool:

@@ -17,6 +17,7 @@ from taskflow.records import (
     OUTCOMES,
     RESULT,
     SIGNAL,
+    WAIT,
     Batch,
     CacheEntry,
     Checkpoint,
@@ -178,9 +179,7 @@ class MemoryStore:
     async def snapshot(self, thread_id: str) -> AsyncGenerator[Snapshot]:
         with self._lock:
             runs = [self._runs[number] for number in self._threads.get(thread_id, [])]
-            rows = sorted(
-                self._checkpoints.get(thread_id, {}).values(), key=lambda row: row.sequence
-            )
+            rows = list(self._checkpoints.get(thread_id, {}).values())
         yield _Snapshot(runs, rows)
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
@@ -201,7 +200,7 @@ class MemoryStore:
             rows = self._checkpoints.get(thread_id, {})
             row = rows.get(task_id)
             self._check_idle(thread_id, owner)
-            if row is None:
+            if row is None or row.checkpoint.kind in (SIGNAL, WAIT):
                 return False
             for each in self._calls_up_from(thread_id, task_id):
                 self._drop(thread_id, each)
@@ -298,10 +297,15 @@ class MemoryStore:
                 del self._cache[key]
         yield Pruned(cached=len(expired))
 
-    async def cancel(self, thread_id: str, now: float) -> RunRow | None:
+    async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
+        with self._lock:
+            rows = (self._find(thread_id, None) for thread_id in thread_ids)
+            return [row for row in rows if row is not None]
+
+    async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         with self._lock:
             row = self._find(thread_id, None)
-            if row is not None and not row.is_final:
+            if row is not None and not row.is_final and run_id in (None, row.run_id):
                 self._keep(cancelled(row, now))
             return row
 
@@ -569,13 +573,15 @@ class _Snapshot:
 
     def __init__(self, runs: Sequence[RunRow], rows: Sequence[CheckpointRow]) -> None:
         self._runs = runs
-        self._rows = rows
+        self._rows: dict[str, list[CheckpointRow]] = {}
+        for row in rows:
+            self._rows.setdefault(row.run_id, []).append(row)
 
     async def runs(self, after: int, limit: int) -> Sequence[RunRow]:
         return _page(self._runs, after, limit)
 
-    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
-        return _page(self._rows, after, limit)
+    async def checkpoints(self, run_id: str, after: int, limit: int) -> Sequence[CheckpointRow]:
+        return _page(self._rows.get(run_id, []), after, limit)
 
 
 def _page(rows: Sequence[Row], after: int, limit: int) -> Sequence[Row]:

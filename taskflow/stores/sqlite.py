@@ -228,7 +228,7 @@ class SQLiteStore:
                     rows += db.execute(query, (owner, *workflows, limit - len(rows))).fetchall()
             return rows
 
-        return [_run_row(row) for row in await self._look(work)]
+        return [RunRow(*row) for row in await self._look(work)]
 
     async def unknown_workflows(self, now: float, workflows: Sequence[str]) -> Sequence[str]:
         def work(db: sqlite3.Connection) -> set[str]:
@@ -311,10 +311,18 @@ class SQLiteStore:
             expired = await self._read(sql.SELECT_EXPIRED, asked)
         await self._give_back(history.Pace())
 
-    async def cancel(self, thread_id: str, now: float) -> RunRow | None:
+    async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
+        rows: list[Any] = []
+        for start in range(0, len(thread_ids), sql.MAX_ROWS):
+            asked = thread_ids[start : start + sql.MAX_ROWS]
+            query = sql.SELECT_HEADS.format(rows=_rows("(?)", len(asked)))
+            rows += await self._read(query, tuple(asked))
+        return [RunRow(*row) for row in rows]
+
+    async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         def work(db: sqlite3.Connection) -> RunRow | None:
             row = one_run(db, sql.SELECT_LATEST, (thread_id,))
-            if row is not None and not row.is_final:
+            if row is not None and not row.is_final and run_id in (None, row.run_id):
                 update_run(db, cancelled(row.verified(), now))
             return row
 
@@ -384,7 +392,7 @@ class SQLiteStore:
             return RunNotFound(thread_id, "unfinished run")
         previous = db.execute(sql.SELECT_LAST_SIGNAL, (thread_id, run.run_id)).fetchone()
         row = structs.astuple(signal_row(signal, run))[2:]
-        sequence = db.execute(sql.INSERT_SIGNAL, (thread_id, run.run_id, *row)).lastrowid or 0
+        sequence = db.execute(sql.INSERT_CHECKPOINT, (thread_id, run.run_id, *row)).lastrowid or 0
         db.execute(sql.SET_DUE, (run.number,))
         return Sent(run.run_id, run.workflow, sequence, previous[0] if previous else 0, True)
 
@@ -611,11 +619,13 @@ class SQLiteStore:
 
     # Small writes, made in the middle of other work.
 
-    async def _paced(self, pace: history.Pace, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _paced(
+        self, pace: history.Pace, work: Callable[[sqlite3.Connection], T], *, alone: bool = False
+    ) -> T:
         def timed(db: sqlite3.Connection) -> T:
             with self._write_lock:
                 begun = time.monotonic()
-                with _Transaction(db):
+                with contextlib.nullcontext() if alone else _Transaction(db):
                     done = work(db)
                 pace.note(time.monotonic() - begun)
                 return done
@@ -629,8 +639,10 @@ class SQLiteStore:
 
     async def _give_back(self, pace: history.Pace) -> None:
         """Cut free pages off the end of the file, if it was made for that, and empty the WAL."""
-        while await self._look(history.can_shrink):
-            await self._paced(pace, partial(history.shrink, pages=pace.rows))
+        free, before = await self._look(history.free_pages), math.inf
+        while 0 < free < before:
+            await self._paced(pace, partial(history.shrink, pages=pace.rows), alone=True)
+            free, before = await self._look(history.free_pages), free
         await self._write(partial(history.checkpoint, mode="TRUNCATE"), alone=True)
 
     # Trips to a connection's thread.
@@ -818,9 +830,9 @@ class _Snapshot:
             for row in await self._trip(lambda db: db.execute(query, asked).fetchall())
         ]
 
-    async def checkpoints(self, after: int, limit: int) -> Sequence[CheckpointRow]:
-        asked = {"thread_id": self._thread_id, "run_id": None, "after": after, "limit": limit}
-        query = sql.SELECT_CHECKPOINTS
+    async def checkpoints(self, run_id: str, after: int, limit: int) -> Sequence[CheckpointRow]:
+        asked = self._thread_id, run_id, after, limit
+        query = sql.SELECT_PAGE
         return [
             _checkpoint_row(row)
             for row in await self._trip(lambda db: db.execute(query, asked).fetchall())

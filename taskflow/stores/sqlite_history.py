@@ -16,6 +16,8 @@ from msgspec import Struct, structs
 from taskflow.errors import CheckpointCorrupt, RunNotFound, ThreadExists
 from taskflow.records import (
     RESULT,
+    SIGNAL,
+    WAIT,
     CheckpointRow,
     Outline,
     Prune,
@@ -33,13 +35,13 @@ __all__ = (
     "Pace",
     "adopt",
     "begin_snapshot",
-    "can_shrink",
     "checkpoint",
     "doomed",
     "drop",
     "drop_expired",
     "forget",
     "fork",
+    "free_pages",
     "replace",
     "shrink",
     "threads_to_prune",
@@ -48,6 +50,9 @@ __all__ = (
 
 def forget(db: sqlite3.Connection, thread_id: str, task_id: str) -> bool:
     """Drop a recorded call and the calls that it was made by."""
+    kind = db.execute(sql.SELECT_KIND, (thread_id, task_id)).fetchone()
+    if kind is not None and kind[0] in (SIGNAL, WAIT):
+        return False
     try:
         run_id, chain = calls_up_from(db, thread_id, task_id)
     except RunNotFound:
@@ -142,7 +147,7 @@ def adopt(
     for row in runs:
         _insert_run(db, row)
     db.executemany(
-        sql.INSERT_SIGNAL,
+        sql.INSERT_CHECKPOINT,
         ((thread_id, row.run_id, *structs.astuple(row.checkpoint)[2:]) for row in checkpoints),
     )
 
@@ -243,16 +248,17 @@ def drop_expired(db: sqlite3.Connection, rows: Sequence[tuple[int]], now: float)
     )
 
 
-def can_shrink(db: sqlite3.Connection) -> bool:
-    """Whether the file has free pages and can give them back without being written anew."""
+def free_pages(db: sqlite3.Connection) -> int:
+    """How many pages the file can give back without being written anew."""
     (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
     (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    return bool(mode == INCREMENTAL and free)
+    return int(free) if mode == INCREMENTAL else 0
 
 
 def shrink(db: sqlite3.Connection, pages: int) -> None:
-    """Move pages from the end of the file into free ones, and cut it off there."""
-    db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()  # a page for each row
+    """Move pages from the end of the file into free ones, and cut it off; in no transaction."""
+    # A step moves a page and gives a row without columns, of which execute() takes only one.
+    db.executescript(f"PRAGMA incremental_vacuum({pages})")
 
 
 def checkpoint(db: sqlite3.Connection, mode: str = "PASSIVE") -> None:

@@ -177,7 +177,8 @@ SELECT {RUN_COLUMNS} FROM run
 WHERE due <= ? AND owner IS NULL AND workflow IN ({{names}}) ORDER BY due LIMIT ?
 """
 SELECT_OWNED: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE owner = ? AND workflow IN ({{names}}) ORDER BY number LIMIT ?
+SELECT {RUN_COLUMNS} FROM run WHERE owner = ? AND workflow IN ({{names}})
+ORDER BY takeovers, number LIMIT ?
 """
 SELECT_OWNERS: Final = "SELECT DISTINCT owner FROM run WHERE owner IS NOT NULL"
 SELECT_DUE_NAMES: Final = "SELECT DISTINCT workflow FROM run WHERE due <= ? AND owner IS NULL"
@@ -196,7 +197,7 @@ LOAD: Final = """
 SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum FROM checkpoint
 WHERE thread_id = ? AND run_id = ? AND sequence > ? AND kind != 'signal' ORDER BY sequence LIMIT ?
 """
-INSERT_SIGNAL: Final = f"""
+INSERT_CHECKPOINT: Final = f"""
 INSERT INTO checkpoint (thread_id, run_id, {", ".join(Checkpoint.__struct_fields__[2:])})
 VALUES (?, ?{", ?" * (len(Checkpoint.__struct_fields__) - 2)})
 """
@@ -228,9 +229,14 @@ WHERE checkpoint.thread_id = :thread_id AND (:run_id IS NULL OR checkpoint.run_i
     AND checkpoint.sequence > :after
 ORDER BY checkpoint.sequence LIMIT :limit
 """
+SELECT_PAGE: Final = f"""
+SELECT sequence, run_id, 0, 0, {CHECKPOINT_COLUMNS}
+FROM checkpoint WHERE thread_id = ? AND run_id = ? AND sequence > ? ORDER BY sequence LIMIT ?
+"""
 SELECT_RUN_OF_CALL: Final = """
 SELECT run_id, parent_id, sequence FROM checkpoint WHERE thread_id = ? AND task_id = ?
 """
+SELECT_KIND: Final = "SELECT kind FROM checkpoint WHERE thread_id = ? AND task_id = ?"
 SELECT_CHECKPOINT: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
 FROM checkpoint JOIN run USING (thread_id, run_id)
