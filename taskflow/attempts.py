@@ -84,7 +84,16 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     started = clock.now()
     attempt = 1
     while True:
-        frame = Frame(run, call.digest, call.id, attempt, slots is not None, keeps, call.stake)
+        frame = Frame(
+            run,
+            call.digest,
+            call.id,
+            attempt,
+            slots is not None,
+            keeps,
+            call.stake,
+            parent.call_id,
+        )
         call.body = frame
         if call.id is None:
             run.saved = None
@@ -246,7 +255,7 @@ async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame) -> li
     async for item in items:
         collected.append(item)
         if (feed := run.feed) is not None:
-            feed.item(run.run_id, call.id, None, call.definition.name, item)
+            feed.item(run.run_id, call.id, frame.parent_id, call.definition.name, item)
     return collected
 
 

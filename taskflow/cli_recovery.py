@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ FAREWELL: Final = (
     "What is done is kept and is not executed again: the same command continues the rest."
 )
 UNKNOWN_INTERVAL: Final = 1.0  # seconds between looks for runs of other workflows
+# The functions that log a run that has failed, and runs of workflows that are not known.
+TOLD_HERE: Final = ("_report", "_recover")
 NOTHING: Final = Progress([], 0, 0, 0, 0)
 WORDS: Final = {
     RunStatus.SUCCESS: "done",
@@ -125,9 +127,10 @@ class _Recovery:
         self._tell()
         statuses = self._over + Counter(self._left.values())
         if not statuses:
-            self._display.say(
-                "Nothing to recover: no run is due, and none was left by its process."
-            )
+            if not self._refused:
+                self._display.say(
+                    "Nothing to recover: no run is due, and none was left by its process."
+                )
             return
         parts = [f"{statuses[each]:,} {word}" for each, word in WORDS.items() if statuses[each]]
         took = duration(time.monotonic() - self._begun)
@@ -147,7 +150,7 @@ class _Recovery:
             claimed = self._executing.pop(finish.key.number, None)
             if claimed is not None:
                 progress = self._last.pop(finish.key.number, NOTHING)
-                self._ended = _sum(self._ended, progress, executing=[])
+                self._ended = _sum([self._ended, progress], executing=[])
                 is_lost = (finish.key.number, finish.key.epoch) in committed.refused
                 status = RunStatus.RUNNING if is_lost else finish.status
                 if status in (RunStatus.PAUSED, RunStatus.RUNNING):
@@ -191,11 +194,10 @@ class _Recovery:
         news, self._news = self._news, []
         for each in news:
             self._display.say(each)
-        progress = self._ended
-        for claimed in self._executing.values():
-            own = self.runtime.progress(claimed.row.thread_id)
-            if own is not None:
-                progress = _sum(progress, own, executing=[*progress.executing, *own.executing])
+        threads = [each.row.thread_id for each in self._executing.values()]
+        now = [each for each in map(self.runtime.progress, threads) if each is not None]
+        executing = [name for each in now for name in each.executing]
+        progress = _sum([self._ended, *now], executing=executing)
         over = self._over.total() + len(self._left)
         note = f"{_runs(len(self._executing))} being continued, {over:,} ended or paused"
         self._display.update(progress, note)
@@ -231,19 +233,15 @@ class _Log:
             self._display.say(f"taskflow: {record.getMessage()}")
 
 
-# The functions that log a run that has failed, and runs of workflows that are not known.
-TOLD_HERE: Final = ("_report", "_recover")
-
-
 def _runs(count: int) -> str:
     return f"{count:,} {'run' if count == 1 else 'runs'}"
 
 
-def _sum(one: Progress, other: Progress, *, executing: list[str]) -> Progress:
+def _sum(parts: Sequence[Progress], *, executing: list[str]) -> Progress:
     return Progress(
         executing,
-        one.executed + other.executed,
-        one.replayed + other.replayed,
-        one.failed + other.failed,
-        one.retried + other.retried,
+        sum(each.executed for each in parts),
+        sum(each.replayed for each in parts),
+        sum(each.failed for each in parts),
+        sum(each.retried for each in parts),
     )

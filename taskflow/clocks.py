@@ -51,9 +51,10 @@ class Ticker(Clock):
 class Alarm:
     """A call that is to be made at a time, unless it is cancelled before."""
 
-    __slots__ = ("_callback",)
+    __slots__ = ("_alarms", "_callback")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, alarms: Alarms, callback: Callable[[], None]) -> None:
+        self._alarms = alarms
         self._callback: Callable[[], None] | None = callback
 
     @property
@@ -63,7 +64,9 @@ class Alarm:
 
     def cancel(self) -> None:
         """Do not call."""
-        self._callback = None
+        if self._callback is not None:
+            self._callback = None
+            self._alarms.note_cancelled()
 
     def ring(self) -> None:
         """Call now."""
@@ -79,7 +82,7 @@ class Alarms:
         self.clock = clock
         self._loop = loop
         self._heap: list[tuple[float, int, Alarm]] = []
-        self._roomy = FEW  # with more than so many, those that were cancelled are dropped
+        self._cancelled = 0  # how many of them, at most
         self._order = count()
         self._wake: Promise | None = None
         self._napping_until = 0.0
@@ -89,15 +92,19 @@ class Alarms:
 
     def set(self, when: float, callback: Callable[[], None]) -> Alarm:
         """Have ``callback`` called at ``when`` (seconds since 1970), or soon where that is past."""
-        alarm = Alarm(callback)
-        if len(self._heap) >= self._roomy:
-            self._heap = [each for each in self._heap if each[2].is_set]
-            heapq.heapify(self._heap)
-            self._roomy = max(FEW, 2 * len(self._heap))
+        alarm = Alarm(self, callback)
         heapq.heappush(self._heap, (when, next(self._order), alarm))
         if when < self._napping_until:
             self._notify()
         return alarm
+
+    def note_cancelled(self) -> None:
+        """One was cancelled: when most of many were, they are dropped."""
+        self._cancelled += 1
+        if self._cancelled > max(FEW, len(self._heap) // 2):
+            self._heap = [each for each in self._heap if each[2].is_set]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
 
     async def run(self) -> None:
         """Ring until `close` is called."""

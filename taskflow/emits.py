@@ -46,7 +46,9 @@ class EmitCall(RecordedCall[None]):
         """One is as good as the other."""
 
     def _shown_arguments(self) -> str | None:
-        return None
+        # Of the call that emits, as its own id is the parent of this one: see `feeds.event_of`.
+        maker = self.frame.parent_id
+        return None if maker is None else encode_plain(maker).decode()
 
 
 def emit(value: Any) -> Call[None]:

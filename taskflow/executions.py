@@ -347,6 +347,8 @@ class Execution:
         self.set_alarm(None)
         self._fail(error)
         self._keeper.ended(self)
+        if (feed := self._feed) is not None and isinstance(error, RunCancelled):
+            feed.run_cancelled(self.run_id or "", self.workflow.name, True)
         self._tell_end()
 
     async def main(self) -> None:
@@ -375,6 +377,7 @@ class Execution:
         for latch in (self.begun, self.ended, self.round_over):
             if latch is not None and not latch.done():
                 latch.set_result()
+        self._keeper.feeds.wake(self.thread_id)
 
     def _is_paused(self) -> bool:
         return self._error is None and self._payload is None and self.status == RunStatus.PAUSED
@@ -456,7 +459,7 @@ class Execution:
         if not self.begun.done():
             self.begun.set_result()
         if (feed := self._feed) is not None:
-            feed.run_started(run.run_id, self.workflow.name)
+            feed.run_started(run.row)
         finish = Finish(run.key, RunStatus.RUNNING, self._keeper.clock.now())
         body = run.scheduler.loop.interruptible()
         try:

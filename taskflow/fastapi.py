@@ -76,7 +76,7 @@ def lifespan(
     while it still waits for its requests. Handlers that wait for a run get RunUnfinished, further
     requests for a runtime are answered with 503, and an `EventStream` ends. Give the server more
     time than that (uvicorn's ``timeout_graceful_shutdown``), or none to keep: a request that it
-    cancels takes the run with it that it alone waits for.
+    cancels takes the run with it that it alone waits for. Ctrl-C once more cuts off what executes.
     """
 
     @asynccontextmanager
@@ -86,20 +86,21 @@ def lifespan(
                 yield {STATE_KEY: runtime}
                 return
 
-            ending, drained = anyio.Event(), Latch()
+            ending, drained, patience, limit = anyio.Event(), Latch(), anyio.CancelScope(), drain
 
             async def drain_in_the_end() -> None:
-                await ending.wait()
                 try:
-                    await runtime.drain(drain)
+                    await ending.wait()
+                    with patience:
+                        await runtime.drain(limit)
                 except Exception as error:
                     drained.set_exception(error)
-                else:
+                finally:  # also where asyncio.run() has cancelled this: nobody is to wait for it
                     drained.set_result()
 
             # Not in a task group, which would wrap the errors of the app's own lifespan.
             draining = current_loop().spawn(drain_in_the_end)
-            with _told_to_stop(ending.set):
+            with _told_to_stop(ending.set, patience.cancel):
                 try:
                     yield {STATE_KEY: runtime, ENDING_KEY: ending}
                 finally:
@@ -213,9 +214,10 @@ async def _end_with(group: TaskGroup, end: Callable[[], Awaitable[object]]) -> N
 
 
 @contextmanager
-def _told_to_stop(callback: Callable[[], object]) -> Iterator[None]:
-    """Have ``callback`` called on this event loop as soon as the server gets SIGTERM or SIGINT.
+def _told_to_stop(stop: Callable[[], object], stop_now: Callable[[], object]) -> Iterator[None]:
+    """Have ``stop`` called on this event loop as soon as the server gets SIGTERM or SIGINT.
 
+    And ``stop_now`` at a SIGINT after that, at which uvicorn too does not wait any longer.
     Uvicorn installs its handlers with `signal.signal` before it enters the lifespan, and puts the
     earlier ones back after it has left it. So they are wrapped: what the server does on a signal
     it does as before. Where it handles none, as in a test, nothing is changed.
@@ -224,13 +226,17 @@ def _told_to_stop(callback: Callable[[], object]) -> Iterator[None]:
         yield
         return
 
-    tell = _threadsafe(callback)
+    tell, tell_again = _threadsafe(stop), _threadsafe(stop_now)
+    received: list[int] = []
     wrapped: dict[signal.Signals, tuple[Any, Any]] = {}
 
     def wrap(number: signal.Signals, server: Callable[[int, FrameType | None], Any]) -> None:
-        def receive(received: int, frame: FrameType | None) -> None:
+        def receive(_: int, frame: FrameType | None) -> None:
+            if received and number == signal.SIGINT:
+                tell_again()
+            received.append(number)
             tell()
-            server(received, frame)
+            server(number, frame)
 
         wrapped[number] = receive, signal.signal(number, receive)
 

@@ -24,7 +24,7 @@ from taskflow.events import (
     Waiting,
 )
 from taskflow.promises import Promise, new_promise
-from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, Wait
+from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, RunRow, Wait
 
 __all__ = ("Feed", "Feeds", "Listener", "event_of")
 
@@ -39,19 +39,21 @@ class Listener:
         self._events: deque[Event] = deque()
         self._dropped = 0
         self._first_dropped: Event | None = None
+        self._end: Event | None = None  # the latest end of a run that did not fit
         self._number = 0  # of the latest one that was kept
         self._wake: Promise | None = None
 
     def put(self, event: Event) -> None:
-        """Keep ``event`` for the reader, if there is room; the end of a run always has."""
-        if len(self._events) >= self._limit and not isinstance(event, ENDS):
-            self._dropped += 1
-            self._first_dropped = self._first_dropped or event
-            return
-        if self._dropped:
+        """Keep ``event`` for the reader, if there is room; of ends, at least the latest."""
+        if len(self._events) < self._limit:
             self._put_marker()
-        self._number = event.number
-        self._events.append(event)
+            self._keep(event)
+        elif isinstance(event, ENDS):
+            if self._end is not None:
+                self._drop(self._end)
+            self._end = event
+        else:
+            self._drop(event)
         self.wake()
 
     def wake(self) -> None:
@@ -61,19 +63,22 @@ class Listener:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        if not self._events and self._dropped:
+        if not self._events:
             self._put_marker()
         return self._events.popleft() if self._events else None
 
-    def clear(self) -> None:
-        """Forget what is there: the reader reads it from the store."""
-        self._events.clear()
+    def clear(self) -> int:
+        """Drop what is there, but for the end of a run, as it is read from the store; how many."""
+        ends = [event for event in self._events if isinstance(event, ENDS)]
+        count = len(self._events) - len(ends) + self._dropped
+        self._events = deque(ends)
         self._dropped = 0
         self._first_dropped = None
+        return count
 
     async def wait(self) -> None:
         """Wait until there may be something to take."""
-        if self._events or self._dropped:
+        if self._events or self._dropped or self._end:
             return
         self._wake = new_promise()
         try:
@@ -81,34 +86,45 @@ class Listener:
         finally:
             self._wake = None
 
+    def _keep(self, event: Event) -> None:
+        self._number = event.number
+        self._events.append(event)
+
+    def _drop(self, event: Event) -> None:
+        self._dropped += 1
+        self._first_dropped = self._first_dropped or event
+
     def _put_marker(self) -> None:
-        first, count = self._first_dropped, self._dropped
-        assert first is not None
-        self._first_dropped, self._dropped = None, 0
-        place = first.thread_id, first.run_id, None, None, ""
-        self._events.append(Dropped(self._number, first.time, *place, count))
+        """Tell what did not fit, now that there is room for it."""
+        first, self._first_dropped = self._first_dropped, None
+        if first is not None:
+            place = first.thread_id, first.run_id, None, None, ""
+            self._events.append(Dropped(self._number, first.time, *place, self._dropped))
+            self._dropped = 0
+        end, self._end = self._end, None
+        if end is not None:
+            self._keep(end)
 
 
 class Feed:
     """The listeners of one thread, and the number that events repeat which have none."""
 
-    __slots__ = ("clock", "listeners", "number", "thread_id", "workflow")
+    __slots__ = ("clock", "listeners", "number", "thread_id")
 
     def __init__(self, thread_id: str, clock: Clock) -> None:
         self.thread_id = thread_id
         self.clock = clock
         self.listeners: list[Listener] = []
         self.number = 0
-        self.workflow = ""  # of the run that executes
 
     def publish(self, event: Event) -> None:
         """Give ``event`` to everybody."""
         for listener in self.listeners:
             listener.put(event)
 
-    def run_started(self, run_id: str, workflow: str) -> None:
-        self.workflow = workflow
-        self.publish(RunStarted(*self._head(run_id, None, None, workflow)))
+    def run_started(self, row: RunRow) -> None:
+        head = (self.number, row.started, self.thread_id, row.run_id, None, None, row.workflow)
+        self.publish(RunStarted(*head))
 
     def task_started(
         self, run_id: str, task_id: str, parent_id: str | None, name: str, attempt: int
@@ -131,18 +147,26 @@ class Feed:
 
     def replayed(self, run_id: str, row: Recorded) -> None:
         """A recorded outcome was given to a call."""
-        number = row.sequence if row.sequence < 2**62 else self.number
-        self.number = max(self.number, number)
+        if row.sequence < 2**62:  # else it was recorded in this execution, and told
+            self.number = max(self.number, row.sequence)
         name = row.task_id.rpartition(":")[0]
-        head = (number, self.clock.now(), self.thread_id, run_id, row.task_id, row.parent_id, name)
+        head = (
+            self.number,
+            self.clock.now(),
+            self.thread_id,
+            run_id,
+            row.task_id,
+            row.parent_id,
+            name,
+        )
         if row.kind == RESULT:
             self.publish(TaskCompleted(*head, True, 0, 0.0))
         elif row.kind == ERROR:
             self.publish(TaskFailedEvent(*head, True, 0, 0.0, failures.describe(row.payload)))
 
-    def committed(self, run_id: str, checkpoint: Checkpoint, sequence: int) -> None:
+    def committed(self, key: RunKey, checkpoint: Checkpoint, sequence: int) -> None:
         """A row of this thread is durable from now on."""
-        event = event_of(self.thread_id, run_id, checkpoint, sequence, self.workflow)
+        event = event_of(self.thread_id, key.run_id, checkpoint, sequence, key.workflow)
         if event is not None:
             self.number = max(self.number, sequence)
             self.publish(event)
@@ -203,11 +227,16 @@ class Feeds:
         if not feed.listeners:
             del self.threads[thread_id]
 
-    def wake_all(self) -> None:
-        """Have every reader look: the runtime closes."""
-        for feed in self.threads.values():
+    def wake(self, thread_id: str) -> None:
+        """Have the readers of a thread look."""
+        if (feed := self.threads.get(thread_id)) is not None:
             for listener in feed.listeners:
                 listener.wake()
+
+    def wake_all(self) -> None:
+        """Have every reader look: the runtime closes."""
+        for thread_id in self.threads:
+            self.wake(thread_id)
 
 
 def event_of(
@@ -217,8 +246,10 @@ def event_of(
     if row.kind == EMIT:
         parent_id = row.parent_id
         name = workflow if parent_id is None else parent_id.rpartition(":")[0]
+        # Who made the call that emits it stands where others have their arguments.
+        maker = None if row.arguments is None else decode_plain(row.arguments.encode())
         value = decode_plain(row.payload)
-        return Emitted(sequence, row.finished, thread_id, run_id, parent_id, None, name, value)
+        return Emitted(sequence, row.finished, thread_id, run_id, parent_id, maker, name, value)
     head = (sequence, row.finished, thread_id, run_id, row.task_id, row.parent_id, row.name)
     duration = max(0.0, row.finished - row.started)
     if row.kind == RESULT:

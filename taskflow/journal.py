@@ -286,7 +286,7 @@ class Journal:
         ):
             feed = feeds.get(key.thread_id)
             if feed is not None and sequence:
-                feed.committed(key.run_id, checkpoint, sequence)
+                feed.committed(key, checkpoint, sequence)
 
     def _without_poisoned(self, group: _Group) -> _Group:
         """Refuse what rests on a write that failed: such a run can only be released."""

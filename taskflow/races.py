@@ -22,7 +22,7 @@ from taskflow.contests import Contest, Stake
 from taskflow.errors import NotInRun
 from taskflow.promises import Latch
 from taskflow.records import RESULT, Recorded
-from taskflow.runs import FRAME, Frame
+from taskflow.runs import FRAME, Frame, again
 from taskflow.workflows import WorkflowCall
 
 __all__ = ("AsCompleted", "as_completed", "race")
@@ -55,9 +55,12 @@ class _Arms:
         found = [(row, call) for row, call in rows if row is not None]
         return sorted(found, key=lambda each: each[0].sequence)
 
-    async def start(self, calls: list[RecordedCall[Any]]) -> None:
-        """Execute these."""
+    async def enter(self) -> None:
+        """Be ready to execute; `end` is owed after that."""
         await self._group.__aenter__()
+
+    def start(self, calls: list[RecordedCall[Any]]) -> None:
+        """Execute these."""
         for call in calls:
             call.stake = Stake(self.contest, call, call.frame.stake)
             self._children[call] = self._group.start(partial(self._execute, call))
@@ -101,8 +104,8 @@ class RaceCall(Call[T]):
     def __init__(self, frame: Frame, calls: tuple[Call[T], ...]) -> None:
         self.frame: Frame = frame
         self.id = "race"
-        self._steps = None
         self._arms = _Arms("race", frame, calls)
+        self._steps = None
 
     def _execute(self) -> Generator[Any, Any, T]:
         return self._race().__await__()
@@ -124,7 +127,8 @@ class RaceCall(Call[T]):
         left = [call for call in arms.calls if call not in failed]
         frame.enter_call()
         try:
-            await arms.start(left)
+            await arms.enter()
+            arms.start(left)
             await arms.end(cancel=False)
         except BaseException as error:
             if isinstance(error, Exception):
@@ -157,6 +161,7 @@ class AsCompleted(Generic[T]):
         self._given = 0  # of those that are executed here
         self._left: list[RecordedCall[T]] = []
         self._is_started = False
+        self._is_left = False
         self._is_entered = False
 
     def __del__(self) -> None:
@@ -170,14 +175,17 @@ class AsCompleted(Generic[T]):
             )
 
     async def __aenter__(self) -> AsCompleted[T]:
+        if self._is_entered:
+            raise RuntimeError("as_completed() is entered once: make another one to ask again")
         self._is_entered = True
         await self._frame.run.check_open(self._frame)
         recorded = self._arms.recall()
         self._recorded.extend(recorded)
         known = {call for _, call in recorded}
         self._left = [call for call in self._arms.calls if call not in known]
+        await self._arms.enter()
         if not recorded:
-            await self._start()
+            self._start()
         return self
 
     async def __aexit__(
@@ -186,21 +194,25 @@ class AsCompleted(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._is_started:
-            await self._arms.end(cancel=True)
+        self._is_left = True
+        await self._arms.end(cancel=True)
 
     def __aiter__(self) -> AsCompleted[T]:
         return self
 
     async def __anext__(self) -> T:
         """The next result in the order of the commits; raises what that call has failed with."""
+        if not self._is_entered:
+            raise RuntimeError("as_completed() executes nothing outside of 'async with'")
         if self._recorded:
             row, call = self._recorded.popleft()
             return call.replay(row)
         if self._given == len(self._left):
             raise StopAsyncIteration
+        if self._is_left:
+            raise RuntimeError("the block of as_completed() was left, and its calls cut off")
         if not self._is_started:  # a rerun that wants more than was recorded
-            await self._start()
+            self._start()
         arms = self._arms
         while len(arms.order) <= self._given or arms.order[self._given] not in arms.outcomes:
             if arms.cut_off:
@@ -213,9 +225,9 @@ class AsCompleted(Generic[T]):
             raise failure
         return value  # type: ignore[no-any-return]
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         self._is_started = True
-        await self._arms.start(self._left)
+        self._arms.start(self._left)
 
 
 @overload
@@ -265,7 +277,8 @@ def _recorded_call(what: str, call: Call[Any]) -> RecordedCall[Any]:
 async def _raise_cancellation(frame: Frame, what: str) -> None:
     """An arm was cut off by somebody else."""
     await anyio.lowlevel.checkpoint_if_cancelled()
-    await frame.run.check_open(frame)
+    if frame.run.broken is not None:
+        raise again(frame.run.broken)
     if frame.run.scheduler.loop.is_asyncio:
         raise asyncio.CancelledError(f"a call of {what}() was cancelled")
     raise RuntimeError(f"a call of {what}() was cancelled")

@@ -79,6 +79,7 @@ class RunKey(Struct, frozen=True):
     thread_id: str
     run_id: str
     seed: int  # checksum of the columns of the run that never change
+    workflow: str = ""
 
 
 class Checkpoint(Struct, frozen=True):
@@ -182,7 +183,7 @@ class RunRow(Struct, frozen=True):
         seed = run_checksum(
             self.thread_id, self.run_id, self.workflow, self.input, self.fingerprint
         )
-        return RunKey(self.number, self.epoch, self.thread_id, self.run_id, seed)
+        return RunKey(self.number, self.epoch, self.thread_id, self.run_id, seed, self.workflow)
 
     @property
     def is_final(self) -> bool:

@@ -38,6 +38,7 @@ from taskflow.inboxes import Inbox, Receiver, SignalTypes
 from taskflow.journal import Journal
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import (
+    EMIT,
     ERROR,
     SIGNAL,
     WAIT,
@@ -126,6 +127,7 @@ class Frame:
         "is_cut_off",
         "is_task",
         "keeps",
+        "parent_id",
         "repeats",
         "run",
         "seen",
@@ -141,8 +143,10 @@ class Frame:
         is_task: bool = False,
         keeps: bool = False,
         stake: Stake | None = None,
+        parent_id: str | None = None,
     ) -> None:
         self.run = run
+        self.parent_id = parent_id  # of the call, in its turn
         self.stake = stake  # in contests that it, or a body around it, takes part in
         self.digest = digest  # stands for the parent in the ids of the calls made here
         self.call_id = call_id  # None: the run's own body
@@ -303,7 +307,7 @@ class Run:
         if row is None:
             return None
         self._verify(row, row.kind)
-        self.replayed += 1
+        self.replayed += row.kind != EMIT
         if (feed := self.feed) is not None:
             feed.replayed(self.run_id, row)
         return row
@@ -586,7 +590,7 @@ class Run:
         signal: str | None = None,
     ) -> Checkpoint:
         """The row for the outcome of a call, which has just ended."""
-        self.executed += 1
+        self.executed += kind != EMIT
         self.failed += kind == ERROR
         return Checkpoint(
             self.key.number,

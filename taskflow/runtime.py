@@ -206,15 +206,7 @@ class Runtime:
         anything.
         """
         claim = self._claim_of(call, thread_id, run_id, supersede)
-        while True:
-            execution = await self._execution(claim, call.definition)
-            try:
-                await execution.wait_begun()
-                return RunHandle(execution)
-            except ThreadBusy as error:
-                if not (wait and error.same_run):
-                    raise
-            await anyio.sleep(POLL_INTERVAL)
+        return RunHandle(await self._begun(claim, call.definition, wait=wait, patient=True))
 
     async def resume(self, thread_id: str, *, wait: bool = False) -> Any:
         """Continue a thread's latest run with its recorded input; its result.
@@ -289,8 +281,8 @@ class Runtime:
         service = self._open()
         listener = service.feeds.listen(thread_id, buffer)
         try:
-            execution = await self._execution(claim, call.definition)
-            await execution.wait_begun(patient=wait)
+            execution = await self._begun(claim, call.definition, wait=wait, patient=wait)
+            execution.is_awaited = True
             try:
                 yield Stream(service, execution, listener, wait)
             finally:
@@ -657,6 +649,20 @@ class Runtime:
             if ended and row and row.error and row.fingerprint == claim.fingerprint:
                 # The run that we waited for has failed: that is its result.
                 raise failures.rebuild(failures.Failure.parse(row.error))
+
+    async def _begun(
+        self, claim: Claim, workflow: Workflow[..., Any, Any], *, wait: bool, patient: bool
+    ) -> Execution:
+        """The execution that answers ``claim``, with us as one who waits for it."""
+        while True:
+            execution = await self._execution(claim, workflow)
+            try:
+                await execution.wait_begun(patient=patient)
+                return execution
+            except ThreadBusy as error:
+                if not (wait and error.same_run):
+                    raise
+            await anyio.sleep(POLL_INTERVAL)
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""

@@ -116,14 +116,24 @@ class Service:
         self.scheduler.is_draining = True
         with anyio.move_on_after(timeout):
             while not all(  # noqa: ASYNC110 - once in a process's life
-                each.run is None or each.run.is_drained for each in self._executing()
+                each.run is None or each.run.is_drained or each.leads_to_caller()
+                for each in self._executing()
             ):
                 await anyio.sleep(0.005)
-        for execution in self._executing():
-            execution.cancel()
-            await uninterrupted(execution.ended)
         for execution in list(self.asleep.values()):
             execution.cancel()
+        executing = self._executing()
+        for execution in executing:
+            execution.cancel()
+        for execution in executing:
+            if execution.leads_to_caller():
+                await anyio.sleep_forever()  # which the cancellation ends: this is code of that run
+            await uninterrupted(execution.ended)
+
+    def _holds_up(self, execution: Execution) -> bool:
+        """Whether a body of it executes, other than the code that asks."""
+        run = execution.run
+        return run is not None and not run.is_drained and not execution.leads_to_caller()
 
     # What executions ask for.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
@@ -22,9 +22,12 @@ from taskflow.events import (
     RunStarted,
     TaskCompleted,
     TaskFailedEvent,
+    TaskRetrying,
+    TaskStarted,
+    Waiting,
 )
 from taskflow.executions import Execution
-from taskflow.feeds import ENDS, Listener, event_of
+from taskflow.feeds import Listener, event_of
 from taskflow.records import RunRow, RunStatus
 from taskflow.services import Service
 
@@ -58,11 +61,12 @@ class Stream(Generic[T]):
         listener, execution = self._listener, self._execution
         while True:
             event = listener.take()
-            if event is not None:
+            if event is None:
+                if execution.is_over(patient=self._patient):
+                    raise StopAsyncIteration
+                await listener.wait()
+            elif event.run_id == execution.run_id:
                 return event
-            if execution.is_over(patient=self._patient):
-                raise StopAsyncIteration
-            await listener.wait()
 
     async def result(self) -> T:
         """Wait for the result. Raises what `Runtime.run` raises."""
@@ -75,7 +79,7 @@ class Subscription:
     An asynchronous iterator, and a context manager that ends it. It ends by itself when the run
     has; where the thread has none it waits for one. Durable events come once, in the order of
     their numbers, whoever executes the run. What a reader was too slow for is read again from the
-    store; `Dropped` tells how much of the rest is lost.
+    store; `Dropped` tells how many events did not wait for it.
     """
 
     def __init__(
@@ -84,15 +88,22 @@ class Subscription:
         self._service = service
         self._thread_id = thread_id
         self._run_id = run_id
-        self._after = after
+        self._is_new = after is None  # and is told that the run has begun
         self._buffer = buffer
+        self._listener: Listener | None = None
+        self._since = 0.0  # when it began to listen
+        self._row: RunRow | None = None
+        self._last = self._read = after or 0  # the numbers that were told, and read
+        self._pending: deque[Event] = deque()  # to be told before anything else
+        self._looks = True  # at the store, before it listens on
+        self._told: set[str] = set()  # calls that the latest looks have told to have ended
+        self._end: Event | None = None  # that came from the run itself
+        self._is_over = False
         self._told_pause: int | None = None  # the epoch of the run that was told to be paused
         self._heard_pause = False  # from the run itself, since then
-        self._listener: Listener | None = None
-        self._events: AsyncGenerator[Event] | None = None
 
     async def __aenter__(self) -> Subscription:
-        self._begin()
+        self._listen()
         return self
 
     async def __aexit__(
@@ -101,129 +112,136 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._events is not None:
-            await self._events.aclose()
-        self._end()
+        self._leave()
+
+    def __del__(self) -> None:
+        self._leave()
 
     def __aiter__(self) -> Subscription:
         return self
 
     async def __anext__(self) -> Event:
         """The next event. Raises StoreError."""
-        try:
-            return await anext(self._begin())
-        except BaseException:
-            self._end()
-            raise
+        listener = self._listen()
+        while not self._pending:
+            if self._is_over or self._service.is_closing:
+                self._is_over = True
+                self._leave()
+                raise StopAsyncIteration
+            if self._looks:
+                await self._look(listener)
+            elif (event := listener.take()) is not None:
+                self._hear(event, listener)
+            else:
+                self._told.clear()
+                await self._wait(listener)
+        event = self._pending.popleft()
+        if event.number < self._last:
+            event = structs.replace(event, number=self._last)
+        self._last = event.number
+        return event
 
-    def _begin(self) -> AsyncGenerator[Event]:
-        if self._events is None:
-            self._listener = self._service.feeds.listen(self._thread_id, self._buffer)
-            self._events = self._read(self._listener)
-        return self._events
+    def _listen(self) -> Listener:
+        if self._listener is None:
+            listener = self._service.feeds.listen(self._thread_id, self._buffer)
+            if self._is_over:
+                self._service.feeds.leave(self._thread_id, listener)
+                return listener
+            self._listener = listener
+            self._since = self._service.clock.now()
+        return self._listener
 
-    def _end(self) -> None:
-        listener, self._listener = self._listener, None
+    def _leave(self) -> None:
+        listener, self._listener = getattr(self, "_listener", None), None
         if listener is not None:
             self._service.feeds.leave(self._thread_id, listener)
 
-    async def _read(self, listener: Listener) -> AsyncGenerator[Event]:
-        row = await self._first_run(listener)
-        self._run_id = row.run_id
-        last = self._after or 0
-        if self._after is None:
-            yield _of_run(RunStarted, row, 0, row.created)
-        while True:
-            # What is recorded by now: also what others record, and what did not fit the buffer.
-            row = await self._latest_row(row)
-            async for event in self._recorded(row, last):
-                last = event.number
-                yield event
-            end = _end_of(row, last)
-            if end is not None:
-                yield end
-                return
-            if row.status == RunStatus.PAUSED and row.epoch != self._told_pause:
-                if not self._heard_pause:
-                    yield _paused(row, last)
-                self._told_pause = row.epoch
-                self._heard_pause = False
-            async for event in self._live(listener, last):
-                if isinstance(event, ENDS):
-                    # Others may have had the run, and recorded more than was seen here.
-                    async for recorded in self._recorded(row, last):
-                        last = recorded.number
-                        yield recorded
-                    yield structs.replace(event, number=last)
-                    return
-                last = event.number
-                yield event
-            if self._service.is_closing:
-                return
-
-    async def _first_run(self, listener: Listener) -> RunRow:
-        while True:
-            row = await self._service.store.run(self._thread_id, self._run_id)
-            if row is not None:
-                return row
-            with anyio.move_on_after(self._service.settings.poll_interval):
-                await listener.wait()
-            listener.clear()
-
-    async def _latest_row(self, row: RunRow) -> RunRow:
-        return await self._service.store.run(self._thread_id, self._run_id) or row
-
-    async def _recorded(self, row: RunRow, after: int) -> AsyncIterator[Event]:
-        store = self._service.store
-        while True:
-            rows = await store.checkpoints(row.thread_id, row.run_id, after, PAGE)
-            for each in rows:
-                after = each.sequence
-                event = event_of(
-                    row.thread_id, row.run_id, each.checkpoint, each.sequence, row.workflow
-                )
-                if event is not None:
-                    yield event
-            if len(rows) < PAGE:
-                return
-
-    async def _live(self, listener: Listener, last: int) -> AsyncIterator[Event]:
-        """What happens from now on, up to where the store has to be asked again."""
-        while not self._service.is_closing:
-            event = listener.take()
-            if event is None:
-                if not await self._something_happens(listener):
-                    return
-                continue
-            if event.run_id != self._run_id or _is_repeat(event, last):
-                continue
-            if event.number < last:
-                event = structs.replace(event, number=last)
-            if isinstance(event, RunStarted):
-                # Whoever had the run before may have recorded more than was seen.
-                yield structs.replace(event, number=last)
-                return
-            last = event.number
-            self._heard_pause = self._heard_pause or isinstance(event, RunPausedEvent)
-            yield event
-            if isinstance(event, Dropped):
-                return
-
-    async def _something_happens(self, listener: Listener) -> bool:
-        """Wait for an event here, or, where others execute the run, for the next look."""
-        if self._thread_id in self._service.executions:
-            await listener.wait()
-            return True
+    async def _wait(self, listener: Listener) -> None:
+        """Wait for an event here; others may execute the run, so look again after a while."""
         with anyio.move_on_after(self._service.settings.poll_interval):
             await listener.wait()
-            return True
-        return False
+            return
+        self._looks = True
+
+    async def _look(self, listener: Listener) -> None:
+        """Read what is recorded by now. A cancelled one has changed nothing."""
+        store = self._service.store
+        row = await store.run(self._thread_id, self._run_id)
+        if row is None:
+            if self._row is not None:  # it was deleted
+                self._is_over = True
+            else:
+                await self._wait(listener)
+                self._looks = True
+            return
+        rows = await store.checkpoints(row.thread_id, row.run_id, self._read, PAGE)
+        if self._row is None and self._is_new:
+            self._pending.append(_of_run(RunStarted, row, 0, row.created))
+        self._row = row
+        self._run_id = row.run_id
+        for each in rows:
+            self._read = each.sequence
+            event = event_of(
+                row.thread_id, row.run_id, each.checkpoint, each.sequence, row.workflow
+            )
+            if event is not None:
+                self._pending.append(event)
+                self._told.add(each.checkpoint.task_id)
+        if len(rows) < PAGE:
+            self._looks = False
+            self._catch_up(row)
+
+    def _catch_up(self, row: RunRow) -> None:
+        """Tell how the run stands, after everything that is recorded of it."""
+        number = self._pending[-1].number if self._pending else self._last
+        end = _end_of(row, number) or self._end
+        if end is not None:
+            self._pending.append(end)
+            self._is_over = True
+        elif row.status == RunStatus.PAUSED and row.epoch != self._told_pause:
+            if not self._heard_pause:
+                self._pending.append(_paused(row, number))
+            self._told_pause = row.epoch
+            self._heard_pause = False
+
+    def _hear(self, event: Event, listener: Listener) -> None:
+        """Pass on what has happened, unless it was told before."""
+        if event.run_id != self._run_id or self._is_repeat(event):
+            return
+        if isinstance(event, Dropped):
+            # What is left would be told after what is read now.
+            event = structs.replace(event, count=event.count + listener.clear())
+            self._looks = True
+        elif isinstance(event, RunStarted):
+            # Whoever had the run before may have recorded more than was seen.
+            self._looks = True
+        elif isinstance(event, RunCompleted | RunFailed) or (
+            isinstance(event, RunCancelledEvent) and event.final
+        ):
+            self._end = event
+            self._looks = True
+            return
+        elif isinstance(event, RunPausedEvent):
+            self._heard_pause = True
+        elif _is_durable(event):
+            self._read = event.number
+        self._pending.append(event)
+
+    def _is_repeat(self, event: Event) -> bool:
+        if isinstance(event, TaskCompleted | TaskFailedEvent):
+            return event.replayed or event.number <= self._read
+        if isinstance(event, TaskStarted | TaskRetrying | Waiting):
+            return event.task_id in self._told
+        if isinstance(event, RunStarted):
+            is_told = self._is_new or event.time < self._since
+            return is_told and self._row is not None and event.time == self._row.started
+        return isinstance(event, Emitted) and event.durable and event.number <= self._read
 
 
-def _is_repeat(event: Event, last: int) -> bool:
-    if isinstance(event, TaskCompleted | TaskFailedEvent):
-        return event.replayed or event.number <= last
-    return isinstance(event, Emitted) and event.durable and event.number <= last
+def _is_durable(event: Event) -> bool:
+    return isinstance(event, TaskCompleted | TaskFailedEvent) or (
+        isinstance(event, Emitted) and event.durable
+    )
 
 
 def _of_run(kind: type[Any], row: RunRow, number: int, time: float, *more: Any) -> Any:

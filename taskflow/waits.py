@@ -270,6 +270,14 @@ def receive(
     timeout: float | timedelta | None = None,
 ) -> Call[T]: ...
 @overload
+def receive(  # type: ignore[overload-cannot-match]
+    name: str,
+    type: type[object],
+    *,
+    prompt: object = None,
+    timeout: float | timedelta | None = None,
+) -> Call[object]: ...
+@overload
 def receive(
     name: str,
     type: Any = ...,

@@ -25,8 +25,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from taskflow import cli_progress
-from taskflow.cli_commands import app
 from taskflow.cli_progress import PlainLines, duration
+from taskflow.cli_waiting import app
 from taskflow.records import Progress
 
 DEADLINE = 20.0  # seconds for something that takes a fraction of one
@@ -128,6 +128,12 @@ async def holds() -> list[int]:
     return squared
 
 
+@workflow
+async def holds_twice() -> int:
+    await hold()
+    return await square(1)
+
+
 @task
 def block() -> None:
     note("hold")
@@ -196,9 +202,11 @@ def spawn(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield spawn
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def bodies(folder: Path) -> list[str]:
@@ -340,6 +348,7 @@ LOOKING = [
     ("forget", "a", "square:0"),
     ("cancel", "a"),
     ("delete", "a"),
+    ("send", "a", "answer"),
     ("resume", "jobs:squares", "--thread", "a"),
 ]
 
@@ -546,18 +555,61 @@ def test_another_ctrl_c_leaves_at_once(
     assert "resume jobs:blocks --thread a" in err
 
 
-def test_sigterm_stops_as_cleanly(
+def test_sigterm_lets_what_executes_end(
     spawn: Callable[..., subprocess.Popen[str]], folder: Path, invoke: Invoke
 ) -> None:
-    """What a container's end sends; nobody owns the run afterwards."""
+    """What a container's end sends: the task is recorded, and nobody owns the run afterwards."""
+    process = spawn("run", "jobs:holds_twice", "--thread", "a")
+    wait_until(lambda: bodies(folder)[-1:] == ["hold"])
+    process.terminate()
+    assert process.stderr is not None
+    while "stopping when what executes has ended" not in process.stderr.readline():
+        pass
+    assert process.poll() is None
+    (folder / "go").touch()
+    _, err = process.communicate(timeout=DEADLINE)
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped: holds_twice on thread 'a', 1 done" in err
+    assert "resume jobs:holds_twice --thread a" in err
+    run = json.loads(invoke("show", "a", "--json").out)
+    assert (run["status"], run["owner"]) == ("running", None)
+    assert [call["name"] for call in run["tasks"]] == ["hold"]
+    assert invoke("resume", "jobs:holds_twice", "--thread", "a").code == 0
+    assert bodies(folder) == ["hold", "square 1"]
+
+
+def test_a_run_that_ends_while_it_is_drained_is_done(
+    spawn: Callable[..., subprocess.Popen[str]], folder: Path
+) -> None:
+    """Its result is printed: SIGTERM came too late to stop anything."""
     process = spawn("run", "jobs:holds", "--thread", "a")
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
     process.terminate()
-    process.communicate(timeout=DEADLINE)
+    assert process.stderr is not None
+    while "stopping when what executes has ended" not in process.stderr.readline():
+        pass
+    (folder / "go").touch()
+    out, _ = process.communicate(timeout=DEADLINE)
+
+    assert (process.returncode, json.loads(out)) == (0, [0, 1, 4])
+
+
+def test_a_signal_after_sigterm_leaves_at_once(
+    spawn: Callable[..., subprocess.Popen[str]], folder: Path
+) -> None:
+    """A body that does not end cannot hold up the end of a container."""
+    process = spawn("run", "jobs:blocks", "--thread", "a")
+    wait_until(lambda: bodies(folder) == ["hold"])
+    process.terminate()
+    assert process.stderr is not None
+    while "stopping when what executes has ended" not in process.stderr.readline():
+        pass
+    process.terminate()
+    _, err = process.communicate(timeout=DEADLINE)
 
     assert process.returncode == 128 + signal.SIGTERM
-    run = json.loads(invoke("show", "a", "--json").out)
-    assert (run["status"], run["owner"]) == ("running", None)
+    assert "resume jobs:blocks --thread a" in err
 
 
 def test_a_run_of_another_process_is_refused_or_waited_for(

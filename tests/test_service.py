@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,51 +14,25 @@ from uuid import uuid4
 
 import pytest
 
-import taskflow
-
-httpx = pytest.importorskip("httpx")
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("httpx")
+pytest.importorskip("psutil")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-DEADLINE = 30  # seconds until a server that does not answer is a failure
+import httpx
+import psutil
+from servers import Server, eventually
+
 HELD = 9  # seconds that a slow provider holds an answer: less than the timeout of `charge`
-# The taskflow that is tested, wherever the server works; and no proxy before this machine.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(taskflow.__file__).parents[1]),
-    "NO_PROXY": "127.0.0.1",
-}
 Order = dict[str, Any]
 
 
-def eventually(condition: Callable[[], Any]) -> Any:
-    """What ``condition`` returns once that is true."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{condition} stayed false for {DEADLINE} s")
-
-
-class Server:
-    """One `python -m taskflow.examples.service`, on a port that the system has chosen."""
+class Shop(Server):
+    """One `python -m taskflow.examples.service`, and what its clients do."""
 
     def __init__(self, folder: Path, pool: ThreadPoolExecutor, *arguments: str) -> None:
         self.pool = pool
-        self.log = folder / f"server-{len(list(folder.glob('server-*')))}.log"
-        command = [sys.executable, "-m", "taskflow.examples.service", "--port", "0", *arguments]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            self.url = f"http://127.0.0.1:{eventually(self._port)}"
-            self.http = httpx.Client(base_url=self.url, timeout=DEADLINE, trust_env=False)
-            eventually(self._answers)
-        except BaseException:
-            self.kill()
-            raise
+        super().__init__("taskflow.examples.service", folder, *arguments)
 
     def place(self, order: Order) -> Any:
         return self.http.post("/orders", json=order)
@@ -89,33 +57,12 @@ class Server:
         charges = self.http.get("/charges").json()["charges"]
         return [charge for charge in charges if charge["order_id"] == order["id"]]
 
-    def terminate(self) -> None:
-        self.process.terminate()
-        self.process.wait(DEADLINE)
-
     def kill_workers(self) -> None:
         for worker in psutil.Process(self.process.pid).children(recursive=True):
             worker.kill()
 
-    def kill(self) -> None:
-        """``kill -9``, of the workers too: they are in the session that began with the process."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(DEADLINE)
 
-    def _port(self) -> str | None:
-        assert self.process.poll() is None, self.log.read_text()
-        found = re.search(r"running on http://127\.0\.0\.1:(\d+)", self.log.read_text())
-        return found and found[1]
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.http.get("/openapi.json").is_success)
-        except httpx.TransportError:
-            return False
-
-
-Serve = Callable[..., Server]
+Serve = Callable[..., Shop]
 
 
 @contextmanager
@@ -123,8 +70,8 @@ def serving(folder: Path) -> Generator[Serve]:
     """Starts servers that work in ``folder``, and kills them in the end."""
     with ExitStack() as clients, ThreadPoolExecutor() as pool, ExitStack() as servers:
 
-        def start(*arguments: str) -> Server:
-            server = Server(folder, pool, *arguments)
+        def start(*arguments: str) -> Shop:
+            server = Shop(folder, pool, *arguments)
             servers.callback(server.kill)
             clients.callback(server.http.close)
             return server
@@ -140,14 +87,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Fails twice for each order, once before and once after it has charged."""
     with serving(tmp_path_factory.mktemp("provider")) as start:
         yield start("provider")
 
 
 @pytest.fixture(scope="module")
-def slow_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def slow_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Charges at once and holds the answer: who dies meanwhile does not know of the charge."""
     with serving(tmp_path_factory.mktemp("slow-provider")) as start:
         yield start("provider", "--delay", str(HELD))
@@ -171,9 +118,7 @@ def test_a_repeated_order_is_answered_from_its_record(serve: Serve, order: Order
     assert first.json() == again.json()
 
 
-def test_concurrent_orders_share_one_execution(
-    serve: Serve, provider: Server, order: Order
-) -> None:
+def test_concurrent_orders_share_one_execution(serve: Serve, provider: Shop, order: Order) -> None:
     """Of two worker processes behind one port, whichever gets them."""
     shop = serve("--provider", provider.url, "--workers", "2")
     placed = [shop.placing(order) for _ in range(8)]
@@ -185,7 +130,7 @@ def test_concurrent_orders_share_one_execution(
 
 
 def test_an_order_is_waited_for_in_another_process(
-    serve: Serve, provider: Server, order: Order
+    serve: Serve, provider: Shop, order: Order
 ) -> None:
     """Two services on one file: the second answers with what the first has executed."""
     first, second = (serve("--provider", provider.url) for _ in range(2))
@@ -196,9 +141,7 @@ def test_an_order_is_waited_for_in_another_process(
     assert len(provider.charges(order)) == 1
 
 
-def test_a_client_that_goes_away_stops_nothing(
-    serve: Serve, provider: Server, order: Order
-) -> None:
+def test_a_client_that_goes_away_stops_nothing(serve: Serve, provider: Shop, order: Order) -> None:
     """Its order is shipped without it."""
     shop = serve("--provider", provider.url)
     with closing(HTTPConnection("127.0.0.1", shop.http.base_url.port)) as client:
@@ -210,7 +153,7 @@ def test_a_client_that_goes_away_stops_nothing(
 
 
 def test_a_killed_service_does_not_charge_twice(
-    serve: Serve, slow_provider: Server, order: Order
+    serve: Serve, slow_provider: Shop, order: Order
 ) -> None:
     """It dies after the provider has charged and before it knows; the same order then finishes."""
     shop = serve("--provider", slow_provider.url)
@@ -225,7 +168,7 @@ def test_a_killed_service_does_not_charge_twice(
 
 
 def test_killed_workers_are_replaced_and_finish_the_order(
-    serve: Serve, slow_provider: Server, order: Order
+    serve: Serve, slow_provider: Shop, order: Order
 ) -> None:
     """The supervisor of two workers starts new ones, on the same file."""
     shop = serve("--provider", slow_provider.url, "--workers", "2")
@@ -238,7 +181,7 @@ def test_killed_workers_are_replaced_and_finish_the_order(
 
 
 def test_whoever_waits_takes_over_from_a_killed_process(
-    serve: Serve, slow_provider: Server, order: Order
+    serve: Serve, slow_provider: Shop, order: Order
 ) -> None:
     """The second service waits for the first one's result, and finishes the order instead."""
     first, second = (serve("--provider", slow_provider.url) for _ in range(2))
@@ -251,15 +194,17 @@ def test_whoever_waits_takes_over_from_a_killed_process(
     assert slow_provider.charges(order) == [charge]
 
 
-def test_a_service_that_is_shut_down_leaves_orders_to_be_continued(
-    serve: Serve, slow_provider: Server, order: Order
+def test_a_service_that_is_told_to_stop_leaves_orders_to_be_continued(
+    serve: Serve, slow_provider: Shop, order: Order
 ) -> None:
-    """SIGTERM: after its grace the order is cut off, not failed; the next service finishes it."""
-    shop = serve("--provider", slow_provider.url)
-    shop.placing(order)
+    """SIGTERM, which a supervisor passes on: who waits for an order is told to ask again."""
+    shop = serve("--provider", slow_provider.url, "--workers", "2")
+    placed = shop.placing(order)
     [charge] = eventually(lambda: slow_provider.charges(order))
     shop.terminate()
 
+    answer = placed.result()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     shop = serve("--provider", slow_provider.url)
     assert shop.status(order) == "running"
     assert shop.place(order).json()["charge_id"] == charge["id"]
@@ -267,7 +212,7 @@ def test_a_service_that_is_shut_down_leaves_orders_to_be_continued(
 
 
 def test_another_order_under_the_same_id_is_a_conflict(
-    serve: Serve, provider: Server, order: Order
+    serve: Serve, provider: Shop, order: Order
 ) -> None:
     """While the first one executes, here or elsewhere, and for ever after."""
     here, elsewhere = (serve("--provider", provider.url) for _ in range(2))
@@ -295,7 +240,7 @@ def test_a_failed_charge_leaves_the_order_open(serve: Serve, order: Order) -> No
 
 
 def test_a_store_that_fails_is_an_error_until_it_works(
-    serve: Serve, provider: Server, order: Order, tmp_path: Path
+    serve: Serve, provider: Shop, order: Order, tmp_path: Path
 ) -> None:
     """Somebody else holds the file for longer than the runtime waits."""
     shop = serve("--provider", provider.url)

@@ -240,7 +240,9 @@ class MemoryStore:
             rows = self._checkpoints.get(thread_id, {})
             left_out: set[str] = set()
             for task_id in without:
-                if task_id not in rows or rows[task_id].run_id != source.run_id:
+                row = rows.get(task_id)
+                is_call = row is not None and row.checkpoint.kind not in (SIGNAL, WAIT)
+                if row is None or not is_call or row.run_id != source.run_id:
                     what = f"call {task_id!r} recorded by run {source.run_id!r}"
                     raise RunNotFound(thread_id, what)
                 left_out.update(self._calls_up_from(thread_id, task_id))

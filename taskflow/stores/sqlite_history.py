@@ -16,8 +16,6 @@ from msgspec import Struct, structs
 from taskflow.errors import CheckpointCorrupt, RunNotFound, ThreadExists
 from taskflow.records import (
     RESULT,
-    SIGNAL,
-    WAIT,
     CheckpointRow,
     Outline,
     Prune,
@@ -50,9 +48,6 @@ __all__ = (
 
 def forget(db: sqlite3.Connection, thread_id: str, task_id: str) -> bool:
     """Drop a recorded call and the calls that it was made by."""
-    kind = db.execute(sql.SELECT_KIND, (thread_id, task_id)).fetchone()
-    if kind is not None and kind[0] in (SIGNAL, WAIT):
-        return False
     try:
         run_id, chain = calls_up_from(db, thread_id, task_id)
     except RunNotFound:

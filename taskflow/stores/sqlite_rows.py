@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from taskflow.errors import RunNotFound
-from taskflow.records import RunRow, RunStatus
+from taskflow.records import SIGNAL, WAIT, RunRow, RunStatus
 from taskflow.stores import statements as sql
 from taskflow.stores.base import reopened, wait_id
 
@@ -30,10 +30,11 @@ def update_run(db: sqlite3.Connection, row: RunRow) -> RunRow:
 def calls_up_from(db: sqlite3.Connection, thread_id: str, task_id: str) -> tuple[str, list[str]]:
     """The run that has recorded a call, and the recorded calls from that one up to the run itself.
 
-    Raises RunNotFound where it is not recorded.
+    Raises RunNotFound where it is not recorded, or is a signal or a deadline.
     """
+    kind = db.execute(sql.SELECT_KIND, (thread_id, task_id)).fetchone()
     found = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, task_id)).fetchone()
-    if found is None:
+    if found is None or kind[0] in (SIGNAL, WAIT):
         raise RunNotFound(thread_id, f"recorded call {task_id!r}")
 
     run_id = str(found[0])
