@@ -7,8 +7,9 @@ compared. Imports point down:
     suite.py                         rounds: every contender once, then every contender again
     table.py, chart.py, report.py    the terminal, the SVG, the JSON
     target.py, scenario.py           what must be shown; what is measured
-    employee.py, interpreter.py      worker processes, seen from the suite
+    process.py, interpreter.py       worker processes, seen from the suite
     worker.py                        the process in which one contender is measured
+    orphans.py                       the process that is killed, so that others recover its runs
     measurement.py                   one measurement of one open contender
     contenders/                      taskflow, its peers, and the floors
     figure.py, case.py, form.py, page.py, session.py    records and words

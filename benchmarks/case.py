@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from benchmarks.form import Form
 
-__all__ = ("Case", "Sample", "ScenarioName", "Unit")
+__all__ = ("Case", "Sample", "ScenarioName", "Unit", "Way")
 
 ScenarioName = Literal[
     "chain",
@@ -17,8 +17,29 @@ ScenarioName = Literal[
     "run",
     "growth",
     "million",
+    "receive",
+    "stream",
+    "subscribe",
+    "resume",
+    "recovery",
+    "paused",
+    "opening",
     "import",
 ]
+Way = Literal[
+    "",
+    "task",
+    "signal",
+    "alone",
+    "reader",
+    "replay",
+    "awake",
+    "asleep",
+    "execute",
+    "recover",
+]
+"""Which of the things is done that a scenario compares with each other."""
+
 Unit = Literal["µs a task", "µs a run", "MiB", "ms"]
 
 
@@ -26,8 +47,9 @@ class Case(Struct, frozen=True):
     """One line of work: the same for each contender that takes it.
 
     ``size`` counts tasks, except for ``run``, where it counts the runs of each caller, and for
-    ``threads``, where it counts threads of `TASKS_A_THREAD` tasks. ``recorded`` is how many
-    results the thread already holds.
+    ``threads``, where it counts threads of `TASKS_A_THREAD` tasks; for ``resume``, ``recovery``,
+    ``paused`` and ``opening`` it counts runs, for ``receive`` also signals. ``recorded`` is how
+    many results the thread already holds.
     """
 
     scenario: ScenarioName
@@ -35,6 +57,7 @@ class Case(Struct, frozen=True):
     form: Form = "chain"
     callers: int = 1
     recorded: int = 0
+    way: Way = ""
 
     TASKS_A_THREAD = 5
 
@@ -42,11 +65,11 @@ class Case(Struct, frozen=True):
     def unit(self) -> Unit:
         """What the cost of a sample of this case is counted in."""
         match self.scenario:
-            case "run":
+            case "run" | "resume":
                 return "µs a run"
-            case "million":
+            case "million" | "paused":
                 return "MiB"
-            case "import":
+            case "import" | "opening":
                 return "ms"
             case _:
                 return "µs a task"
@@ -75,6 +98,28 @@ class Case(Struct, frozen=True):
                 return f"{shape} of {self.size:,} on a thread that holds {self.recorded:,}"
             case "million":
                 return f"{self.size:,} items through map, growth of memory"
+            case "receive":
+                what = "receives whose signals are there" if self.way == "signal" else "tasks"
+                return f"{self.size:,} {what}, {forms[self.form]}"
+            case "stream":
+                who = "one reader of its stream" if self.way == "reader" else "nobody watching"
+                return f"fan-out of {self.size:,}, {forms[self.form]}, {who}"
+            case "subscribe" if self.way == "replay":
+                return f"replay of {self.size:,} calls, one by one"
+            case "subscribe":
+                return f"subscription to a finished run of {self.size:,} calls"
+            case "resume":
+                state = "paused" if self.way == "asleep" else "waiting in memory"
+                return f"send to result of a run {state}, {self.size:,} runs"
+            case "recovery":
+                what = "orphaned runs" if self.way == "recover" else "new runs"
+                held = f" that hold {self.recorded}" if self.recorded else ""
+                tasks = f"of {self.TASKS_A_THREAD} tasks{held}"
+                return f"{self.size:,} {what} {tasks}, {self.callers} in flight"
+            case "paused":
+                return f"{self.size:,} paused runs with timers, growth of memory"
+            case "opening":
+                return f"opening on {self.size:,} paused runs, up to a first result"
             case "import":
                 return "import in a fresh interpreter"
 
@@ -82,7 +127,7 @@ class Case(Struct, frozen=True):
 class Sample(Struct, frozen=True):
     """One measurement: its cost in the case's unit, and the wall-clock seconds it took.
 
-    The cost of a ``run`` case is the median over its runs; ``p99`` is set for it alone.
+    The cost of a case in µs a run is the median over its runs, and only there is a ``p99``.
     """
 
     cost: float

@@ -54,6 +54,7 @@ GROUPS: tuple[tuple[ScenarioName, Form], ...] = (
     ("threads", "chain"),
     ("payloads", "gather"),
     ("run", "chain"),
+    ("resume", "chain"),
 )
 
 
@@ -155,7 +156,7 @@ def tick(power: int) -> str:
 
 
 def draw(group: Group, scale: Scale, top: int) -> Iterator[str]:
-    unit = "µs a run, p50" if group.case.scenario == "run" else group.case.unit
+    unit = "µs a run, p50" if group.case.unit == "µs a run" else group.case.unit
     yield text(16, top + 19, group.case.title, size=13, weight="600")
     yield text(AXIS_END, top + 19, unit, size=11, fill=QUIET, anchor="end", halo=True)
     yield text(FSYNC_START, top + 19, "fsync", size=11, fill=QUIET)

@@ -12,21 +12,44 @@ from benchmarks.case import Case, Sample
 from benchmarks.page import page
 from benchmarks.session import OpenSession, Session
 
-__all__ = ("fill", "measure")
+__all__ = ("fill", "filling_of", "measure")
 
 THREAD_ID = "benchmark"
 
 
-async def fill(open_session: OpenSession, case: Case, path: Path) -> None:
-    """Record what a measurement of this case finds in its database."""
+def filling_of(case: Case) -> Case | None:
+    """The case whose filled database this one is measured on; None: on an empty one."""
+    match case.scenario:
+        case "replay":
+            return Case("replay", case.size)
+        case "growth" if case.recorded:
+            return Case("growth", 0, recorded=case.recorded)
+        case "recovery" if case.way == "execute":
+            return None
+        case "subscribe" | "recovery" | "opening":
+            return case
+        case _:
+            return None
+
+
+async def fill(open_session: OpenSession, filling: Case, path: Path) -> None:
+    """Record what is to be there already."""
     async with open_session(path) as session:
-        match case.scenario:
+        match filling.scenario:
             case "replay":
-                await session.fill(THREAD_ID, case.size)
-            case "growth" if case.recorded:
-                await session.extend(THREAD_ID, "map", range(-case.recorded, 0))
+                await session.fill(THREAD_ID, filling.size)
+            case "growth":
+                await session.extend(THREAD_ID, "map", range(-filling.recorded, 0))
+            case "subscribe":
+                await session.fill(THREAD_ID, filling.size)
+                if filling.way == "reader":
+                    await session.replay(THREAD_ID, "chain", filling.size)
+            case "recovery":
+                await session.orphan(filling.size, Case.TASKS_A_THREAD, filling.recorded)
+            case "opening":
+                await session.put_to_sleep(filling.size)
             case _:
-                pass
+                raise ValueError(f"nothing is filled for {filling.title}")
 
 
 async def measure(open_session: OpenSession, case: Case, path: Path) -> Sample:
@@ -53,21 +76,63 @@ async def measure(open_session: OpenSession, case: Case, path: Path) -> Sample:
             case "run":
                 started = perf_counter()
                 runs = await threads(session, case.size * case.callers, case.callers, tasks=1)
-                return Sample(
-                    cost=percentile(runs, 50) * 1e6,
-                    p99=percentile(runs, 99) * 1e6,
-                    seconds=perf_counter() - started,
-                )
+                return per_run(runs, perf_counter() - started)
             case "million":
                 before = peak_mebibytes()
                 seconds = await squares(session, case)
                 return Sample(cost=peak_mebibytes() - before, seconds=seconds)
+            case "receive":
+                if case.way == "signal":
+                    seconds = await session.receive(THREAD_ID, case.form, case.size)
+                else:
+                    seconds = await session.held_back(THREAD_ID, case.form, case.size)
+                return a_task(seconds, case.size)
+            case "stream" if case.way == "alone":
+                return a_task(await squares(session, case), case.size)
+            case "stream":
+                started = perf_counter()
+                total = await session.streamed(THREAD_ID, case.form, case.size)
+                seconds = perf_counter() - started
+                check(total, sum(number * number for number in range(case.size)))
+                return a_task(seconds, case.size)
+            case "subscribe" if case.way == "replay":
+                return a_task(await session.replay(THREAD_ID, "chain", case.size), case.size)
+            case "subscribe":
+                started = perf_counter()
+                check(await session.watched(THREAD_ID), case.size)
+                return a_task(perf_counter() - started, case.size)
+            case "resume":
+                started = perf_counter()
+                waits = await session.resume(case.size, asleep=case.way == "asleep")
+                return per_run(waits, perf_counter() - started)
+            case "recovery" if case.way == "execute":
+                started = perf_counter()
+                await threads(session, case.size, case.callers, tasks=Case.TASKS_A_THREAD)
+                return a_task(perf_counter() - started, case.size * Case.TASKS_A_THREAD)
+            case "recovery":
+                seconds = await session.recover(case.size, case.callers)
+                return a_task(seconds, case.size * Case.TASKS_A_THREAD)
+            case "paused":
+                before = peak_mebibytes()
+                started = perf_counter()
+                await session.put_to_sleep(case.size)
+                seconds = perf_counter() - started
+                return Sample(cost=peak_mebibytes() - before, seconds=seconds)
+            case "opening":
+                seconds = await session.reopen()
+                return Sample(cost=seconds * 1e3, seconds=seconds)
             case "import":
                 raise ValueError("imports are measured in interpreters of their own")
 
 
 def a_task(seconds: float, tasks: int) -> Sample:
     return Sample(cost=seconds / tasks * 1e6, seconds=seconds)
+
+
+def per_run(latencies: list[float], seconds: float) -> Sample:
+    return Sample(
+        cost=percentile(latencies, 50) * 1e6, p99=percentile(latencies, 99) * 1e6, seconds=seconds
+    )
 
 
 async def squares(session: Session, case: Case) -> float:

@@ -4,7 +4,7 @@ from typing import get_args
 
 from msgspec import Struct
 
-from benchmarks.case import Case, ScenarioName
+from benchmarks.case import Case, ScenarioName, Way
 from benchmarks.contenders import Contender
 from benchmarks.form import Form
 
@@ -13,15 +13,21 @@ __all__ = ("SCENARIOS", "Scenario", "scenarios", "takes")
 SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 
 FAN_OUTS: tuple[Form, ...] = ("gather", "group", "map")
+RECEIVES: tuple[Form, ...] = ("chain", "gather")
+STREAMS: tuple[Form, ...] = ("gather", "map")
 FULL_ONLY = {"taskflow-full", "floor-f-full"}
 SIMILAR = {"langgraph-async", "dbos"}
 
 
 class Scenario(Struct, frozen=True):
-    """Cases that one set of worker processes is given, case after case."""
+    """Cases that one set of worker processes is given, case after case.
+
+    Where it ``alternates`` they take turns, round by round: they are compared with each other.
+    """
 
     name: ScenarioName
     cases: tuple[Case, ...]
+    alternates: bool = False
 
 
 def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
@@ -60,8 +66,53 @@ def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
             ),
         ),
         Scenario("million", (Case("million", 100_000 if quick else 1_000_000, "map"),)),
+        Scenario(
+            "receive",
+            tuple(
+                Case("receive", 1_000, form, way=way)
+                for form in RECEIVES
+                for way in ways("task", "signal")
+            ),
+            alternates=True,
+        ),
+        Scenario(
+            "stream",
+            tuple(
+                Case("stream", 1_000 if quick else 10_000, form, way=way)
+                for form in STREAMS
+                for way in ways("alone", "reader")
+            ),
+            alternates=True,
+        ),
+        Scenario(
+            "subscribe",
+            tuple(Case("subscribe", 10_000, way=way) for way in ways("replay", "reader")),
+            alternates=True,
+        ),
+        Scenario(
+            "resume",
+            tuple(Case("resume", 30 if quick else 100, way=way) for way in ways("awake", "asleep")),
+            alternates=True,
+        ),
+        Scenario(
+            "recovery",
+            (
+                Case("recovery", 200 if quick else 1_000, callers=100, way="execute"),
+                *(
+                    Case("recovery", 200 if quick else 1_000, "chain", 100, held, "recover")
+                    for held in (0, 3)
+                ),
+            ),
+            alternates=True,
+        ),
+        Scenario("paused", (Case("paused", 10_000 if quick else 100_000),)),
+        Scenario("opening", (Case("opening", 10_000 if quick else 100_000),)),
         Scenario("import", (Case("import", 1),)),
     )
+
+
+def ways(*names: Way) -> tuple[Way, ...]:
+    return names
 
 
 def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
@@ -78,6 +129,15 @@ def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
             return False
         case "growth" | "million":
             return contender.name in FULL_ONLY
+        case "receive" | "stream":
+            return contender.kind == "taskflow"
+        case "subscribe" | "recovery" | "paused" | "opening":
+            return contender.name == "taskflow-full"
+        case "resume" if contender.family in {"taskflow_runtime", "floor_raw"}:
+            return True
+        case "resume":
+            # LangGraph unwinds whoever waits; DBOS keeps him in memory.
+            return contender.family == ("langgraph" if case.way == "asleep" else "dbos")
         case "replay" if contender.family in {"floor_bare", "floor_raw"}:
             return False
         case "replay" if contender.name in {"taskflow-normal", "taskflow-async", "floor-f-normal"}:

@@ -17,8 +17,8 @@ async def square(number: int) -> int:
 class Session:
     """One contender, open on one database file. Each method raises where it cannot be compared.
 
-    `squares` and `pages` are a whole run: begun, its tasks recorded, ended. `replay` and `extend`
-    take their own time, because what surrounds their work is not to be counted.
+    `squares` and `pages` are a whole run: begun, its tasks recorded, ended. Methods that give
+    seconds take their own time, because what surrounds their work is not to be counted.
     """
 
     async def pragmas(self) -> str:
@@ -46,6 +46,49 @@ class Session:
 
         Opening the thread, and loading what it already holds, is not counted.
         """
+        raise NotImplementedError
+
+    async def receive(self, thread_id: str, form: Form, size: int) -> float:
+        """Take ``size`` signals in one run that were sent before; the seconds up to its end."""
+        raise NotImplementedError
+
+    async def held_back(self, thread_id: str, form: Form, size: int) -> float:
+        """The same run with tasks in the place of receives."""
+        raise NotImplementedError
+
+    async def streamed(self, thread_id: str, form: Form, size: int) -> int:
+        """What `squares` does, with one reader to whom every event is told."""
+        raise NotImplementedError
+
+    async def watched(self, thread_id: str) -> int:
+        """Read the events of a finished run from its beginning; how many calls completed."""
+        raise NotImplementedError
+
+    async def resume(self, size: int, *, asleep: bool) -> list[float]:
+        """Answer ``size`` runs, one after another, that wait for a signal and then call a task.
+
+        The seconds from each sending to that run's result. ``asleep``: they were paused, and
+        nothing of them was in memory.
+        """
+        raise NotImplementedError
+
+    async def orphan(self, count: int, tasks: int, recorded: int) -> None:
+        """Leave ``count`` runs of ``tasks`` tasks behind, of which so many are recorded.
+
+        The process that owned them was killed.
+        """
+        raise NotImplementedError
+
+    async def recover(self, count: int, callers: int) -> float:
+        """Have what `orphan` left recovered; the seconds that took, opening included."""
+        raise NotImplementedError
+
+    async def put_to_sleep(self, count: int) -> None:
+        """Start ``count`` runs that sleep for a day, and wait until all are paused."""
+        raise NotImplementedError
+
+    async def reopen(self) -> float:
+        """Open once more, with recovery, and run one task; the seconds up to its result."""
         raise NotImplementedError
 
 

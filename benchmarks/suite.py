@@ -1,6 +1,6 @@
 """The suite: every contender once, then every contender again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from time import perf_counter
@@ -52,7 +52,7 @@ class Suite(Struct):
 
     def rounds(self, case: Case) -> int:
         # The growth of memory is that of a fresh process, and hardly varies.
-        return 1 if case.scenario == "million" else self.repeat
+        return 1 if case.scenario in {"million", "paused"} else self.repeat
 
     def contenders_of(self, case: Case) -> list[Contender]:
         return [one for one in self.contenders if takes(one, case, quick=self.quick)]
@@ -68,27 +68,37 @@ class Suite(Struct):
                     one.name: stack.enter_context(closing(WorkerProcess(one.name, self.folder)))
                     for one in self.contenders
                 }
+                if scenario.alternates:
+                    yield from self.measure_cases(scenario.cases, workers, show)
+                    continue
                 for case in scenario.cases:
-                    yield from self.measure_case(case, workers, show)
+                    yield from self.measure_cases([case], workers, show)
 
-    def measure_case(
-        self, case: Case, workers: dict[str, WorkerProcess], show: Callable[[Step], None]
+    def measure_cases(
+        self,
+        cases: Sequence[Case],
+        workers: dict[str, WorkerProcess],
+        show: Callable[[Step], None],
     ) -> list[Figure]:
-        figures = {one.name: Figure(case, one.name, one.fsync) for one in self.contenders_of(case)}
-        spent = dict.fromkeys(figures, 0.0)
-        for number in range(1, self.rounds(case) + 1):
-            for name, figure in figures.items():
-                show(Step(case, name, number, self.rounds(case)))
-                if figure.note or spent[name] > self.budget:
+        """The figures of cases that take turns."""
+        figures = [
+            Figure(case, one.name, one.fsync) for case in cases for one in self.contenders_of(case)
+        ]
+        spent = [0.0] * len(figures)
+        rounds = max(map(self.rounds, cases))
+        for number in range(1, rounds + 1):
+            for place, figure in enumerate(figures):
+                show(Step(figure.case, figure.contender, number, rounds))
+                if figure.note or spent[place] > self.budget:
                     continue
                 started = perf_counter()
-                answer = workers[name].ask(case, self.limit)
-                spent[name] += perf_counter() - started
+                answer = workers[figure.contender].ask(figure.case, self.limit)
+                spent[place] += perf_counter() - started
                 figure.note = answer.error
                 if answer.sample is not None:
                     figure.samples.append(answer.sample)
                     figure.pragmas = answer.pragmas
-        return list(figures.values())
+        return figures
 
     def measure_imports(self, case: Case, show: Callable[[Step], None]) -> list[Figure]:
         figures = {label: Figure(case, label, "") for label in IMPORTS}

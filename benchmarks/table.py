@@ -32,7 +32,7 @@ def figures_grids(figures: Sequence[Figure]) -> list[Grid]:
 
 def case_grid(figures: Sequence[Figure]) -> Grid:
     case = figures[0].case
-    unit = "p50, µs" if case.scenario == "run" else case.unit
+    unit = "p50, µs" if case.unit == "µs a run" else case.unit
     measure = next((one for one in figures if one.contender == MEASURE and one.samples), None)
     measure = measure or next((one for one in figures if one.samples), None)
     rows: list[tuple[str, ...]] = []
@@ -53,7 +53,7 @@ def case_grid(figures: Sequence[Figure]) -> Grid:
             )
         )
     headings = ("", unit, "p99, µs", "ratio", "±", "n", "fsync")
-    if case.scenario == "run":
+    if case.unit == "µs a run":
         return Grid(case.title, headings, rows, frozenset(range(1, 6)))
     kept = [row[:2] + row[3:] for row in rows]
     return Grid(case.title, headings[:2] + headings[3:], kept, frozenset(range(1, 5)))

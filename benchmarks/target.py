@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from benchmarks.case import ScenarioName
+from benchmarks.case import Case, ScenarioName, Way
 from benchmarks.figure import Figure
 from benchmarks.form import Form
 
@@ -19,6 +19,7 @@ class Pick(Struct, frozen=True):
     form: Form = "chain"
     callers: int = 1
     recorded: int = 0
+    way: Way = ""
 
     def of(self, figures: Iterable[Figure]) -> dict[int, Figure]:
         """The measured ones, by size."""
@@ -31,6 +32,7 @@ class Pick(Struct, frozen=True):
             and figure.case.form == self.form
             and figure.case.callers == self.callers
             and figure.case.recorded == self.recorded
+            and figure.case.way == self.way
         }
 
 
@@ -64,6 +66,9 @@ class Verdict(Struct, frozen=True):
 
 
 FULL = "taskflow-full"
+ASYNC = "taskflow-async"
+RECEIVES: tuple[Form, ...] = ("chain", "gather")
+STREAMS: tuple[Form, ...] = ("gather", "map")
 LANGGRAPH = "langgraph-sync"
 
 
@@ -79,12 +84,13 @@ def against(
     faster: bool = False,
     slack: float = 0.0,
     size: int = 0,
+    way: Way = "",
 ) -> Target:
     """A target whose reference is another contender in the same case."""
     return Target(
         line,
-        Pick(contender, scenario, form, callers),
-        Pick(reference, scenario, form, callers),
+        Pick(contender, scenario, form, callers, way=way),
+        Pick(reference, scenario, form, callers, way=way),
         limit,
         faster,
         slack,
@@ -141,6 +147,54 @@ TARGETS = (
         250.0,
         size=1_000_000,
     ),
+    *(
+        Target(
+            f"a receive whose signal is there, {form} {words} / a task",
+            Pick(contender, "receive", form, way="signal"),
+            Pick(contender, "receive", form, way="task"),
+            1.3,
+            size=1_000,
+        )
+        for contender, words in ((FULL, "FULL"), (ASYNC, "async"))
+        for form in RECEIVES
+    ),
+    *(
+        Target(
+            f"fan-out of 10,000, {form}, streamed to a reader / not",
+            Pick(FULL, "stream", form, way="reader"),
+            Pick(FULL, "stream", form, way="alone"),
+            1.3,
+            size=10_000,
+        )
+        for form in STREAMS
+    ),
+    Target(
+        "subscribe to a finished run of 10,000 / replay it",
+        Pick(FULL, "subscribe", way="reader"),
+        Pick(FULL, "subscribe", way="replay"),
+        3.0,
+        size=10_000,
+    ),
+    against("send to result, awake, p50 / 4 commits", "resume", 3.0, B, size=100, way="awake"),
+    against("send to result, paused, p50 / 5 commits", "resume", 3.0, B, size=100, way="asleep"),
+    *(
+        Target(
+            f"recovery of 1,000 orphans, {held} of 5 recorded / execution",
+            Pick(FULL, "recovery", "chain", 100, held, "recover"),
+            Pick(FULL, "recovery", "chain", 100, 0, "execute"),
+            2.0,
+            size=1_000,
+        )
+        for held in (0, 3)
+    ),
+    Target(
+        "100,000 paused runs with timers, growth of memory",
+        Pick(FULL, "paused"),
+        None,
+        200.0,
+        size=100_000,
+    ),
+    Target("opening on 100,000 paused runs", Pick(FULL, "opening"), None, 1_000.0, size=100_000),
     Target(
         "import taskflow / its three dependencies",
         Pick("taskflow", "import"),
@@ -212,7 +266,7 @@ def judged(target: Target, figures: Iterable[Figure]) -> Verdict:
 
 def demanded(target: Target) -> str:
     if target.reference is None:
-        return f"under {target.limit:.0f} MiB"
+        return f"under {target.limit:.0f} {Case(target.figure.scenario, 0).unit}"
     if target.faster:
         return f"≥ {target.limit:g} ×"
     return f"≤ {target.limit:g} ×" + (f" or + {target.slack:.0f} µs" if target.slack else "")

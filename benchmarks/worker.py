@@ -18,14 +18,14 @@ from msgspec.structs import replace
 
 from benchmarks.case import Case, Sample
 from benchmarks.contenders import contender, opener
-from benchmarks.measurement import fill, measure
+from benchmarks.measurement import fill, filling_of, measure
 from benchmarks.session import OpenSession
 
 __all__ = ("Answer",)
 
 DATABASE = "bench.db"
 WARM_UP_SIZE = 40
-NEEDS_FILL = {"replay", "growth"}
+IN_FRESH_PROCESS = {"million", "paused"}
 
 
 class Answer(Struct):
@@ -42,15 +42,16 @@ class Bench:
     def __init__(self, open_session: OpenSession, folder: Path) -> None:
         self.open_session = open_session
         self.folder = folder
-        self.filled: dict[tuple[str, int], Path] = {}
-        self.warm: set[tuple[str, str]] = set()
+        self.filled: dict[Case, Path] = {}
+        self.warm: set[tuple[str, str, str]] = set()
         self.pragmas = ""
 
     def sample(self, case: Case) -> Sample:
-        if (case.scenario, case.form) not in self.warm and case.scenario != "million":
+        kind = case.scenario, case.form, case.way
+        if kind not in self.warm and case.scenario not in IN_FRESH_PROCESS:
             recorded = min(case.recorded, WARM_UP_SIZE)
             self.measured(replace(case, size=min(case.size, WARM_UP_SIZE), recorded=recorded))
-            self.warm.add((case.scenario, case.form))
+            self.warm.add(kind)
         return self.measured(case)
 
     def measured(self, case: Case) -> Sample:
@@ -62,17 +63,16 @@ class Bench:
 
     def database_for(self, case: Case) -> Path:
         path = self.fresh_path()
-        if case.scenario in NEEDS_FILL:
-            self.copy(self.filled_for(case), path)
+        if (filling := filling_of(case)) is not None:
+            self.copy(self.filled_for(filling), path)
         return path
 
-    def filled_for(self, case: Case) -> Path:
-        key = (case.scenario, case.recorded if case.scenario == "growth" else case.size)
-        if key not in self.filled:
+    def filled_for(self, filling: Case) -> Path:
+        if filling not in self.filled:
             path = self.fresh_path()
-            asyncio.run(fill(self.open_session, case, path))
-            self.filled[key] = path
-        return self.filled[key]
+            asyncio.run(fill(self.open_session, filling, path))
+            self.filled[filling] = path
+        return self.filled[filling]
 
     def fresh_path(self) -> Path:
         return Path(mkdtemp(dir=self.folder)) / DATABASE

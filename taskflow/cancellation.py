@@ -8,8 +8,9 @@ just right.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 
@@ -77,6 +78,8 @@ class CancelledOnce:
         return f"{id(self._outer):x}"
 
 
+SCOPE_NAME: Final = re.compile(r"\b[0-9a-f]{4,}\b")
+
 # The scopes that were cancelled and have not been left, by their name.
 _cancelling: dict[str, CancelledOnce] = {}
 
@@ -84,8 +87,8 @@ _cancelling: dict[str, CancelledOnce] = {}
 def notice_cancellation(error: BaseException) -> None:
     """Called with what was thrown into a body: from here on, that scope cancels nothing more."""
     if _cancelling and isinstance(error, asyncio.CancelledError) and error.args:
-        for name, scope in list(_cancelling.items()):
-            if name in str(error.args[0]):
+        for name in SCOPE_NAME.findall(str(error.args[0])):
+            if (scope := _cancelling.get(name)) is not None:
                 scope.delivered()
 
 

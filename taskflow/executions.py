@@ -302,7 +302,12 @@ class Execution:
         self.is_asleep = self.is_woken = False
         self.set_alarm(None)
         self.claim = structs.replace(
-            self.claim, run_id=self.run_id, now=self._keeper.clock.now(), supersede=False
+            self.claim,
+            run_id=self.run_id,
+            now=self._keeper.clock.now(),
+            supersede=False,
+            epoch=None,
+            takes_over=False,
         )
         self.round_over = self.round_over or Latch()
         self._unwinding = False
@@ -534,7 +539,8 @@ class Execution:
         elif self._pause is not None:
             self._payload = self._error = None
             # Something it waited for has come while it was being unwound.
-            self.is_woken = self.is_woken or run.executed + run.inbox.changes > self._mark
+            has_changed = run.executed + run.inbox.changes > self._mark
+            self.is_woken = self.is_woken or has_changed or run.is_looking
             finish = self._paused(run, now)
         elif self._unwinding or run.unwinding:
             finish = release

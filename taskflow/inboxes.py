@@ -44,16 +44,18 @@ class SignalTypes:
     """
 
     def __init__(self) -> None:
-        self._codecs: OrderedDict[str, dict[str, Codec]] = OrderedDict()
+        self._codecs: OrderedDict[str, dict[str, list[Codec]]] = OrderedDict()
 
     def note(self, name: str, spelled: str, codec: Codec) -> None:
         """Signals of that name are waited for with this type."""
-        self._codecs.setdefault(name, {}).setdefault(spelled, codec)
+        codecs = self._codecs.setdefault(name, {}).setdefault(spelled, [])
+        if codec not in codecs:  # two modules may each have a class of that name
+            codecs.append(codec)
         self._codecs.move_to_end(name)
         if len(self._codecs) > NAMES_KEPT:
             self._codecs.popitem(last=False)
 
-    def of(self, name: str) -> dict[str, Codec]:
+    def of(self, name: str) -> dict[str, list[Codec]]:
         """The types of that name, by how they are written."""
         return self._codecs.get(name, {})
 
@@ -66,7 +68,7 @@ class Inbox:
         self.changes = 0  # how often a signal came, or came back
         self.calls = count()  # numbers the calls that ask for signals
         self._signals: dict[str, list[SignalRow]] = {}
-        self._receivers: dict[str, list[Receiver]] = {}
+        self._receivers: dict[str, dict[int, Receiver]] = {}  # by name, by the order of the calls
         for signal in signals:
             self._signals.setdefault(signal.name, []).append(signal)
 
@@ -90,25 +92,25 @@ class Inbox:
 
     def wait(self, receiver: Receiver) -> None:
         """Hand ``receiver`` a signal when one comes that it accepts."""
-        insort(self._receivers.setdefault(receiver.name, []), receiver, key=attrgetter("order"))
+        receivers = self._receivers.setdefault(receiver.name, {})
+        is_last = not receivers or next(reversed(receivers)) < receiver.order
+        receivers[receiver.order] = receiver
+        if not is_last:
+            self._receivers[receiver.name] = dict(sorted(receivers.items()))
 
     def leave(self, receiver: Receiver) -> None:
         """It waits no more."""
-        receivers = self._receivers.get(receiver.name, [])
-        if receiver in receivers:
-            receivers.remove(receiver)
+        self._receivers.get(receiver.name, {}).pop(receiver.order, None)
 
     def receivers(self, name: str) -> list[Receiver]:
         """Who waits for a signal of that name, the earliest call first."""
-        return self._receivers.get(name, [])
+        return list(self._receivers.get(name, {}).values())
 
     def _offer(self, signal: SignalRow) -> None:
         self.changes += 1
-        for receiver in self.receivers(signal.name):
+        for receiver in self._receivers.get(signal.name, {}).values():
             if receiver.accepts(signal):
                 self.leave(receiver)
                 receiver.hand(signal)
                 return
-        signals = self._signals.setdefault(signal.name, [])
-        signals.append(signal)
-        signals.sort(key=lambda each: each.sequence)
+        insort(self._signals.setdefault(signal.name, []), signal, key=attrgetter("sequence"))

@@ -103,15 +103,20 @@ class Watch:
 
     async def _look_for_signals(self) -> None:
         service = self._service
-        if not (service.executions or service.asleep or service.blocks):
+        if self._is_nobody_here():
             latest = await service.store.news(None)
-            self._news = max(self._news, latest[-1][0] if latest else 0)
+            if self._is_nobody_here():  # else somebody came meanwhile, and may have missed one
+                self._news = max(self._news, latest[-1][0] if latest else 0)
         else:
             for sequence, thread_id in await service.store.news(self._news):
                 self._news = sequence
                 if sequence not in self._sent_here:
                     service.look_for_signals(thread_id)
         self._sent_here = {each for each in self._sent_here if each > self._news}
+
+    def _is_nobody_here(self) -> bool:
+        service = self._service
+        return not (service.executions or service.asleep or service.blocks)
 
     async def _look_at_awaited(self) -> None:
         """Sleeping runs may have been continued, and ended, by other processes."""
@@ -196,7 +201,8 @@ class Watch:
             self.look_soon()
 
     def _may_try_a_suspect(self) -> bool:
-        return self._suspect is None or self._suspect.ended.done()
+        suspect = self._suspect
+        return suspect is None or self._service.executions.get(suspect.thread_id) is not suspect
 
     def _continue(self, row: RunRow) -> None:
         service = self._service

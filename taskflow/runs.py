@@ -8,6 +8,7 @@ and why nothing more may start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ logger = logging.getLogger("taskflow")
 
 LOAD_ROWS: Final = 10_000
 IDLE_AFTER: Final = 0.1  # seconds in which no call has started, executed or ended
+LOOK_AGAIN: Final = 1.0  # seconds after which signals are looked up again that could not be
 SHORT_WAIT: Final = 1.0  # seconds: what ends so soon is not worth unwinding the run
 MAX_HELD_ROWS: Final = 10_000
 
@@ -257,7 +259,8 @@ class Run:
         self._store = store
         self._queued: set[str | None] = set()
         self._idle_check: Alarm | None = None
-        self._looking: object = None
+        self._looking: object = None  # the task that does
+        self.is_looking = False  # for signals of others, which may be there
         self._last_look: tuple[int, ...] = ()
         self._stray_ended: Latch | None = None
         # Warnings may be errors: they wait until the end of the run is committed.
@@ -447,14 +450,19 @@ class Run:
 
     def spawn_look(self) -> None:
         """Have `look_for_signals` done in the background."""
+        self.is_looking = True
         self._looking = self.scheduler.loop.spawn(self._look)
 
     async def _look(self) -> None:
-        try:
-            await self.look_for_signals()
-        except (StoreError, asyncio.CancelledError) as error:
-            if isinstance(error, StoreError):
-                self.break_off(error)
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio.run() ends what is left
+            while self.is_open:
+                try:
+                    await self.look_for_signals()
+                    self.is_looking = False
+                    return
+                except StoreError as error:
+                    logger.warning("signals cannot be looked up, and are again: %s", error)
+                await anyio.sleep(LOOK_AGAIN)
 
     def _watch_idleness(self) -> None:
         if self._idle_check is None and self.pause is not None and self.is_open:
@@ -467,7 +475,8 @@ class Run:
         self._idle_check = None
         if not self.waits or not self.is_open:
             return
-        if self._last_look != (self.begun, self.executed, self.replayed):
+        has_changed = self._last_look != (self.begun, self.executed, self.replayed)
+        if has_changed or self.is_looking:
             self._watch_idleness()
             return
         deadlines = (each.deadline for each in self.waits.values() if each.deadline is not None)

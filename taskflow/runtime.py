@@ -49,6 +49,7 @@ from taskflow.runs import FRAME
 from taskflow.services import Service, Settings
 from taskflow.stores.base import BLOCK_RUN_ID, Store
 from taskflow.subscriptions import Stream, Subscription
+from taskflow.waits import spelled
 from taskflow.workflows import Workflow, WorkflowCall
 
 __all__ = ("Runtime",)
@@ -581,22 +582,25 @@ class Runtime:
             row = await self._store.run(thread_id, None)
             waits = decode_waits(None if row is None else row.waits)
             asked = [each.type for each in waits if each.name == name and each.kind == "signal"]
-            codecs = [types[each] for each in asked if each in types]
-            if len(codecs) < len(asked):
+            if not all(each in types for each in asked if each is not None):
                 return
+            codecs = [codec for each in asked if each is not None for codec in types[each]]
         else:
             return
-        error: SerializationError | None = None
+        misfit: SerializationError | None = None
         for codec in codecs:
             try:
                 codec.decode(payload)
                 return
-            except SerializationError as misfit:
-                error = misfit
-        if error is not None:
+            except SerializationError as error:
+                misfit = error
+        if misfit is not None:
+            sent = payload[:200].decode(errors="replace")
+            expected = " or ".join(sorted({spelled(codec.annotation) for codec in codecs}))
             raise SerializationError(
-                f"the signal {name!r} on thread {thread_id!r} was refused: {error}"
-            ) from error
+                f"thread {thread_id!r} waits for a signal {name!r} of type {expected}, and "
+                f"{sent} is none: {misfit.__cause__}"
+            ) from misfit
 
     def _open(self) -> Service:
         if self._service is None or self._service.is_closing:

@@ -28,6 +28,7 @@ from taskflow.events import (
 )
 from taskflow.executions import Execution
 from taskflow.feeds import Listener, event_of
+from taskflow.pending import Wait
 from taskflow.records import RunRow, RunStatus
 from taskflow.services import Service
 
@@ -100,7 +101,7 @@ class Subscription:
         self._end: Event | None = None  # that came from the run itself
         self._is_over = False
         self._told_pause: int | None = None  # the epoch of the run that was told to be paused
-        self._heard_pause = False  # from the run itself, since then
+        self._heard_pause: list[Wait] | None = None  # from the run itself, since then
 
     async def __aenter__(self) -> Subscription:
         self._listen()
@@ -112,6 +113,7 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_over = True
         self._leave()
 
     def __del__(self) -> None:
@@ -199,10 +201,10 @@ class Subscription:
             self._pending.append(end)
             self._is_over = True
         elif row.status == RunStatus.PAUSED and row.epoch != self._told_pause:
-            if not self._heard_pause:
+            if decode_waits(row.waits) != self._heard_pause:
                 self._pending.append(_paused(row, number))
             self._told_pause = row.epoch
-            self._heard_pause = False
+            self._heard_pause = None
 
     def _hear(self, event: Event, listener: Listener) -> None:
         """Pass on what has happened, unless it was told before."""
@@ -222,7 +224,7 @@ class Subscription:
             self._looks = True
             return
         elif isinstance(event, RunPausedEvent):
-            self._heard_pause = True
+            self._heard_pause = event.waits
         elif _is_durable(event):
             self._read = event.number
         self._pending.append(event)

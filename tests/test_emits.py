@@ -358,7 +358,7 @@ async def test_emit_in_a_block_without_a_workflow(runtime: Runtime) -> None:
         async def listen() -> None:
             async for each in events:
                 if isinstance(each, Emitted):
-                    heard.append(each.value)
+                    heard.append(each.value)  # noqa: PERF401
 
         async with anyio.create_task_group() as group:
             group.start_soon(listen)
@@ -367,7 +367,7 @@ async def test_emit_in_a_block_without_a_workflow(runtime: Runtime) -> None:
                     await emit("before")
                     await emit("after")
             with anyio.fail_after(20):
-                while len(heard) < 2:
+                while len(heard) < 2:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             await anyio.sleep(0.05)
             group.cancel_scope.cancel()

@@ -299,7 +299,7 @@ async def one_after_the_other(runtime: Runtime, arms: Arms, *names: str) -> None
     for count, name in enumerate(names, 1):
         arms.open(name)
         with anyio.fail_after(PATIENCE):
-            while len(await runtime.tasks("t")) < count:
+            while len(await runtime.tasks("t")) < count:  # noqa: ASYNC110
                 await anyio.sleep(0.002)
 
 
@@ -392,7 +392,7 @@ async def test_a_failure_that_was_recorded_before_a_crash_is_not_executed_again(
         async with anyio.create_task_group() as group:
 
             async def cut_off() -> None:
-                while not await recorded(runtime):
+                while not await recorded(runtime):  # noqa: ASYNC110
                     await anyio.sleep(0.002)
                 scope.cancel()
 
@@ -456,6 +456,28 @@ async def test_an_arm_whose_result_cannot_be_recorded_has_failed(runtime: Runtim
         return await race(wrong(), right())
 
     assert await runtime.run(choose(), thread_id="t") == 1
+
+
+async def test_failures_that_are_false_are_failures(runtime: Runtime) -> None:
+    """An exception may have a length, and that may be 0."""
+
+    class Problems(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    @task
+    async def fails(name: str) -> str:
+        raise Problems(name)
+
+    @workflow
+    async def choose() -> int:
+        try:
+            await race(fails("a"), fails("b"))
+        except ExceptionGroup as group:
+            return len(group.exceptions)
+        return 0
+
+    assert await runtime.run(choose(), thread_id="t") == 2
 
 
 # race: losers
@@ -1634,7 +1656,7 @@ async def test_a_cancelled_as_completed_has_ended_at_each_of_its_awaits(
         seen.append(found)
         async with as_completed(*(stepping(number) for number in (3, 1, 2))) as results:
             async for each in results:
-                found.append(each)
+                found.append(each)  # noqa: PERF401
         return found
 
     for steps in range(0, 60, 2):
@@ -1729,6 +1751,65 @@ async def test_a_pause_in_the_middle_of_as_completed(
             await runtime.send("t", name, name)
     async with Runtime(make_store()) as runtime:
         assert await runtime.run(collect(), thread_id="t") == ["z", "x", "y"]
+
+
+async def test_open_receives_of_as_completed_are_visible_after_a_pause_too(
+    runtime: Runtime,
+) -> None:
+    """The body waits for something else in between; what is open beside it is shown as before."""
+
+    @workflow
+    async def collect() -> list[str]:
+        found: list[str] = []
+        async with as_completed(receive("a", str), receive("b", str)) as results:
+            async for each in results:
+                found += [each, await receive(f"more {each}", str)]
+        return found
+
+    async def waits() -> list[str]:
+        with pytest.raises(RunPaused) as caught:
+            await runtime.run(collect(), thread_id="t")
+        return sorted(each.name for each in caught.value.waits)
+
+    assert await waits() == ["a", "b"]
+    await runtime.send("t", "a", "1")
+    assert await waits() == ["b", "more 1"]
+    await runtime.send("t", "something else")
+    assert await waits() == ["b", "more 1"]
+
+
+async def test_a_rerun_executes_the_rest_while_the_body_waits_for_it(
+    runtime: Runtime, arms: Arms
+) -> None:
+    """Between two results the body waits for what another arm does: no rerun hangs there."""
+
+    @task
+    async def tell() -> None:
+        await runtime.send("t", "go", "went")
+
+    @workflow
+    async def worker() -> str:
+        await arms.arm("a")
+        await tell()
+        return "worker"
+
+    @workflow
+    async def collect() -> list[str]:
+        found: list[str] = []
+        async with as_completed(arms.arm("first"), worker()) as results:
+            found.append(await anext(results))
+            if arms.crash:
+                raise Crash
+            found += [await receive("go", str), await anext(results)]
+        return found
+
+    arms.crash = True
+    arms.open("first")
+    with pytest.raises(Crash):
+        await runtime.run(collect(), thread_id="t")
+    arms.crash = False
+    arms.open("a")
+    assert await runtime.run(collect(), thread_id="t") == ["first", "went", "worker"]
 
 
 async def test_as_completed_of_nothing_has_no_results(runtime: Runtime) -> None:

@@ -789,6 +789,38 @@ async def test_one_damaged_run_does_not_keep_the_others_from_being_recovered(
     assert sum("'t2'" in each.getMessage() for each in caplog.records) == 1
 
 
+async def test_suspects_are_tried_one_after_the_other_without_waiting_for_a_look(
+    tmp_path: Path,
+) -> None:
+    """Runs that were taken over in vain before: each alone, the next one when it has ended."""
+    path = tmp_path / "taskflow.db"
+    count = Count()
+    begun: list[int] = []
+    is_mended: list[bool] = []
+
+    @task
+    async def step(number: int) -> int:
+        begun.append(number)
+        if not is_mended:
+            await anyio.sleep_forever()
+        with count.one():
+            await anyio.sleep(0.01)
+        return number
+
+    @workflow
+    async def one(number: int) -> int:
+        return await step(number)
+
+    await leave(SQLiteStore(path), [one(number) for number in range(6)], lambda: len(begun) == 6)
+    is_mended.append(True)
+    with contextlib.closing(sqlite3.connect(path)) as db:  # as if their owners had died
+        db.execute("UPDATE run SET owner = 'dead', due = NULL, takeovers = 3")
+        db.commit()
+    async with Runtime(path, workflows=[one], recover=True, poll_interval=NEVER) as runtime:
+        await until_count(runtime, RunStatus.SUCCESS, 6)
+    assert (count.most, count.ever) == (1, 6)
+
+
 async def test_everybody_who_waits_hears_what_another_runtime_has_made_of_his_run(
     make_store: MakeStore, anyio_backend: object
 ) -> None:

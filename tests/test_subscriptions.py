@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import taskflow
@@ -140,7 +141,7 @@ async def reading(runtime: Runtime, **options: Any) -> AsyncIterator[Reader]:
         await group.start(reader.read)
         yield reader
         with anyio.move_on_after(PATIENCE):
-            while not reader.has_ended:
+            while not reader.has_ended:  # noqa: ASYNC110
                 await anyio.sleep(0.002)
         group.cancel_scope.cancel()
     assert reader.has_ended, reader.kinds()[-20:]
@@ -354,7 +355,7 @@ async def test_readers_that_come_at_any_moment_miss_nothing(runtime: Runtime) ->
             await anyio.sleep(0.003)
         await handle.result()
         with anyio.fail_after(PATIENCE):
-            while not all(reader.has_ended for reader in readers):
+            while not all(reader.has_ended for reader in readers):  # noqa: ASYNC110
                 await anyio.sleep(0.005)
     everything = await recorded(runtime)
     assert len(everything) == 1000
@@ -413,11 +414,19 @@ async def test_who_watches_does_not_touch_the_run(runtime: Runtime) -> None:
 
 async def test_who_waited_for_a_run_sees_its_first_events(runtime: Runtime) -> None:
     """The start of the first call is told too, and a start of the run once."""
+
+    @task
+    async def is_seen() -> None:
+        await reader.until_told(TaskStarted)
+
+    @workflow
+    async def work() -> None:
+        await is_seen()
+
     async with reading(runtime) as reader:
         await anyio.sleep(0.05)
-        await runtime.run(steps(2), thread_id="t")
-    expected = ["RunStarted", *["TaskStarted", "TaskCompleted"] * 2, "RunCompleted"]
-    assert reader.kinds() == expected
+        await runtime.run(work(), thread_id="t")
+    assert reader.kinds() == ["RunStarted", "TaskStarted", "TaskCompleted", "RunCompleted"]
 
 
 async def test_who_waited_for_a_run_sees_its_first_wait(runtime: Runtime) -> None:
@@ -462,7 +471,7 @@ async def test_no_task_starts_after_it_has_completed(runtime: Runtime) -> None:
                 if isinstance(each, TaskCompleted):
                     completed.add(each.task_id)
                 late += isinstance(each, TaskStarted) and each.task_id in completed
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             await handle.result()
         assert late == 0
 
@@ -557,7 +566,7 @@ async def test_closing_the_runtime_ends_every_subscription(
         await anyio.sleep(0.1)
         await runtime.aclose()
         with anyio.move_on_after(5):
-            while not ended:
+            while not ended:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         group.cancel_scope.cancel()
     assert ended
@@ -635,6 +644,30 @@ async def test_an_attempt_that_is_turned_down_leaves_who_watches_alone(tmp_path:
             go_on.set()
             await handle.result()
     assert reader.kinds() == ["RunStarted", "TaskCompleted", "TaskCompleted", "RunCompleted"]
+
+
+async def test_every_pause_of_another_process_is_told(tmp_path: Path) -> None:
+    """The first was told by the run itself, here; the second one is found in the store."""
+    path = tmp_path / "taskflow.db"
+
+    @workflow
+    async def twice() -> list[str]:
+        return [await receive("a", str), await receive("b", str)]
+
+    def pauses() -> list[str]:
+        waits = [each.waits for each in reader.events if isinstance(each, RunPausedEvent)]
+        return [each[0].name for each in waits]
+
+    async with Runtime(path, poll_interval=1) as one, Runtime(path) as two, reading(one) as reader:
+        with pytest.raises(RunPaused):
+            await one.run(twice(), thread_id="t")
+        await until(lambda: pauses() == ["a"])
+        await two.send("t", "a", "x")
+        with pytest.raises(RunPaused):
+            await two.run(twice(), thread_id="t")
+        await until(lambda: pauses() == ["a", "b"])
+        await two.send("t", "b", "y")
+        assert await two.run(twice(), thread_id="t") == ["x", "y"]
 
 
 async def test_a_takeover_is_told_without_a_gap(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Plan:
     form: Form = "chain"
     fails: bool = False
     finished = threading.Event()
+    answered: asyncio.Future[None]
 
 
 class LeftUnfinishedError(Exception):
@@ -59,10 +60,17 @@ async def sum_of_paragraphs(size: int) -> int:
     return sum(len(one["paragraphs"]) for one in found)
 
 
+async def wait_for_number() -> int:
+    result: int = await square(await DBOS.recv_async("number"))
+    Plan.answered.get_loop().call_soon_threadsafe(Plan.answered.set_result, None)
+    return result
+
+
 square = DBOS.step()(square_of)
 page = DBOS.step()(read)
 squares_workflow = DBOS.workflow()(sum_of_squares)
 pages_workflow = DBOS.workflow()(sum_of_paragraphs)
+answer_workflow = DBOS.workflow()(wait_for_number)
 
 
 class DBOSSession(Session):
@@ -96,6 +104,24 @@ class DBOSSession(Session):
         except LeftUnfinishedError:
             return
         raise AssertionError("the run was to end without a result")
+
+    async def resume(self, size: int, *, asleep: bool) -> list[float]:
+        if asleep:
+            raise NotImplementedError
+        latencies: list[float] = []
+        for number in range(size):
+            name = f"resumed-{number}"
+            # The time is taken at the workflow's last line: its handle polls once a second.
+            Plan.answered = asyncio.get_running_loop().create_future()
+            with library.SetWorkflowID(name):
+                handle = await DBOS.start_workflow_async(answer_workflow)
+            await asyncio.sleep(0.05)
+            started = perf_counter()
+            await DBOS.send_async(name, number, topic="number")
+            await Plan.answered
+            latencies.append(perf_counter() - started)
+            assert await handle.get_result() == number * number
+        return latencies
 
     async def replay(self, thread_id: str, form: Form, size: int) -> float:
         # A workflow that raised is finished; one that crashed is recovered. The time is taken at

@@ -1,6 +1,6 @@
 """The tables that floors b and f write: taskflow's own, column by column, with its pragmas.
 
-Only this module knows the schema; `taskflow/stores/sqlite.py` is what it follows.
+Only this module knows the schema; `taskflow/stores/statements.py` is what it follows.
 """
 
 import sqlite3
@@ -22,10 +22,12 @@ __all__ = (
     "Row",
     "checkpoint_of",
     "connected",
+    "continue_run",
     "end_of",
     "end_runs",
     "insert_checkpoints",
     "insert_runs",
+    "pause_run",
     "random_id",
     "run_of",
     "select_latest_runs",
@@ -37,32 +39,40 @@ CREATE TABLE IF NOT EXISTS run (
     sequence INTEGER NOT NULL, workflow TEXT NOT NULL, input BLOB NOT NULL,
     fingerprint TEXT NOT NULL, status TEXT NOT NULL, result BLOB, error BLOB, saved BLOB,
     owner TEXT, epoch INTEGER NOT NULL, created REAL NOT NULL, started REAL NOT NULL, finished REAL,
-    checksum INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, waits BLOB, due REAL, takeovers INTEGER NOT NULL DEFAULT 0,
+    mark INTEGER NOT NULL DEFAULT 0,
     UNIQUE (thread_id, run_id), UNIQUE (thread_id, sequence)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS run_unfinished ON run (thread_id)
     WHERE status NOT IN ('success', 'cancelled');
 CREATE INDEX IF NOT EXISTS run_status ON run (status, number);
+CREATE INDEX IF NOT EXISTS run_due ON run (due) WHERE due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS run_owner ON run (owner) WHERE owner IS NOT NULL;
 CREATE TABLE IF NOT EXISTS checkpoint (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, thread_id TEXT NOT NULL, run_id TEXT NOT NULL,
     task_id TEXT NOT NULL, parent_id TEXT, name TEXT NOT NULL, kind TEXT NOT NULL,
     payload BLOB NOT NULL, arguments TEXT, attempts INTEGER NOT NULL, started REAL NOT NULL,
-    finished REAL NOT NULL, checksum INTEGER NOT NULL, UNIQUE (thread_id, task_id)
+    finished REAL NOT NULL, checksum INTEGER NOT NULL, signal TEXT, UNIQUE (thread_id, task_id)
 );
 CREATE INDEX IF NOT EXISTS checkpoint_run ON checkpoint (thread_id, run_id);
+CREATE UNIQUE INDEX IF NOT EXISTS checkpoint_taken ON checkpoint (thread_id, signal)
+    WHERE signal IS NOT NULL;
+CREATE INDEX IF NOT EXISTS checkpoint_signal ON checkpoint (thread_id, run_id, sequence)
+    WHERE kind = 'signal';
+CREATE INDEX IF NOT EXISTS checkpoint_news ON checkpoint (sequence) WHERE kind = 'signal';
 """
 
 INSERT_CHECKPOINTS = """
 INSERT INTO checkpoint (
     thread_id, run_id, task_id, parent_id, name, kind, payload, arguments, attempts, started,
-    finished, checksum
+    finished, checksum, signal
 ) VALUES {rows}
 """
-CHECKPOINT_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+CHECKPOINT_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 SELECT_LATEST_RUNS = """
 SELECT number, thread_id, run_id, sequence, workflow, input, fingerprint, status, result, error,
-    saved, owner, epoch, created, started, finished, checksum
+    saved, owner, epoch, created, started, finished, checksum, waits, due, takeovers, mark
 FROM run WHERE number IN (
     SELECT (SELECT number FROM run WHERE thread_id = asked.column1 ORDER BY sequence DESC LIMIT 1)
     FROM (VALUES {rows}) AS asked
@@ -78,11 +88,18 @@ INSERT INTO run (
 RUN_ROW = "(?, ?, 1, ?, ?, ?, 'running', ?, 1, ?, ?, ?)"
 END_RUNS = """
 UPDATE run SET status = 'success', result = ended.column3, finished = ended.column4,
-    checksum = ended.column5, owner = NULL
+    checksum = ended.column5, owner = NULL, takeovers = 0, waits = NULL, due = NULL
 FROM (VALUES {rows}) AS ended
 WHERE run.thread_id = ended.column1 AND run.run_id = ended.column2 AND run.epoch = 1
 """
 END_ROW = "(?, ?, ?, ?, ?)"
+
+PAUSE_RUN = """
+UPDATE run SET status = 'paused', owner = NULL, waits = ? WHERE thread_id = ? AND run_id = ?
+"""
+CONTINUE_RUN = """
+UPDATE run SET status = 'running', owner = ?, waits = NULL WHERE thread_id = ? AND run_id = ?
+"""
 
 OWNER = f"{1:032x}"
 
@@ -138,6 +155,16 @@ def filled(statement: str, row: str, rows: int) -> str:
     return statement.format(rows=", ".join([row] * rows))
 
 
+def pause_run(thread_id: str, run_id: str, waits: bytes) -> Operation:
+    """What pauses a run that waits."""
+    return PAUSE_RUN, (waits, thread_id, run_id)
+
+
+def continue_run(thread_id: str, run_id: str) -> Operation:
+    """What makes a paused run somebody's own again."""
+    return CONTINUE_RUN, (OWNER, thread_id, run_id)
+
+
 def random_id() -> str:
     """As long as a 128-bit digest in hex, and as scattered over the index as one."""
     return f"{getrandbits(128):032x}"
@@ -151,21 +178,24 @@ def checkpoint_of(
     payload: bytes,
     started: float,
     encode: Callable[[Arguments], bytes],
+    kind: str = "value",
+    signal: str | None = None,
 ) -> Row:
-    """The row of one result."""
+    """The row of one result, of a signal, or of what takes a signal."""
     return (
         thread_id,
         run_id,
         f"{name}:{getrandbits(128):032x}",
         None,
         name,
-        "value",
+        kind,
         payload,
         encode(Arguments(number)).decode(),
         1,
         started,
         time.time(),
         crc32(payload),
+        signal,
     )
 
 

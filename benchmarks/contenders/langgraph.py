@@ -22,6 +22,7 @@ __all__ = ("opener",)
 
 functional: Any = import_module("langgraph.func")
 sqlite: Any = import_module("langgraph.checkpoint.sqlite.aio")
+types: Any = import_module("langgraph.types")
 
 
 async def read(number: int) -> Page:
@@ -45,6 +46,7 @@ class LangGraphSession(Session):
         entrypoint = functional.entrypoint(checkpointer=saver)
         self.squares_graph = entrypoint(self.sum_of_squares)
         self.pages_graph = entrypoint(self.sum_of_paragraphs)
+        self.answer_graph = entrypoint(self.answer)
 
     async def sum_of_squares(self, size: int) -> int:
         total: int = sum(await awaited(self.form, square, range(size), width=0))
@@ -55,6 +57,11 @@ class LangGraphSession(Session):
     async def sum_of_paragraphs(self, size: int) -> int:
         found: list[Page] = await awaited(self.form, page, range(size), width=0)
         return sum(len(one["paragraphs"]) for one in found)
+
+    async def answer(self, question: str) -> int:
+        number: int = types.interrupt(question)
+        result: int = await square(number)
+        return result
 
     async def pragmas(self) -> str:
         await self.saver.setup()
@@ -87,7 +94,22 @@ class LangGraphSession(Session):
         assert total == sum(number * number for number in range(size))
         return seconds
 
-    async def invoke(self, graph: Any, thread_id: str, given: int | None) -> int:
+    async def resume(self, size: int, *, asleep: bool) -> list[float]:
+        if not asleep:
+            raise NotImplementedError
+        names = [f"resumed-{number}" for number in range(size)]
+        for name in names:
+            await self.invoke(self.answer_graph, name, "number")
+        latencies: list[float] = []
+        for number, name in enumerate(names):
+            await asyncio.sleep(0.01)
+            started = perf_counter()
+            result = await self.invoke(self.answer_graph, name, types.Command(resume=number))
+            latencies.append(perf_counter() - started)
+            assert result == number * number
+        return latencies
+
+    async def invoke(self, graph: Any, thread_id: str, given: Any) -> int:
         config = {"configurable": {"thread_id": thread_id}}
         answer: int = await graph.ainvoke(given, config, durability=self.durability)
         return answer

@@ -242,10 +242,11 @@ class SQLiteStore:
     async def checkpoints(
         self, thread_id: str, run_id: str | None, after: int = 0, limit: int | None = None
     ) -> Sequence[CheckpointRow]:
-        asked = {"thread_id": thread_id, "run_id": run_id, "after": after}
-        rows = await self._read(
-            sql.SELECT_CHECKPOINTS, {**asked, "limit": -1 if limit is None else limit}
-        )
+        most = -1 if limit is None else limit
+        if run_id is None:
+            rows = await self._read(sql.SELECT_CHECKPOINTS, (thread_id, after, most))
+        else:
+            rows = await self._read(sql.SELECT_PAGE, (thread_id, run_id, after, most))
         return [_checkpoint_row(row) for row in rows]
 
     async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:

@@ -225,10 +225,10 @@ CHECKPOINT_COLUMNS: Final = ", ".join(
 SELECT_CHECKPOINTS: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
 FROM checkpoint JOIN run USING (thread_id, run_id)
-WHERE checkpoint.thread_id = :thread_id AND (:run_id IS NULL OR checkpoint.run_id = :run_id)
-    AND checkpoint.sequence > :after
-ORDER BY checkpoint.sequence LIMIT :limit
+WHERE checkpoint.thread_id = ? AND checkpoint.sequence > ?
+ORDER BY checkpoint.sequence LIMIT ?
 """
+# Of one run: by an index that a page after another does not read from its beginning.
 SELECT_PAGE: Final = f"""
 SELECT sequence, run_id, 0, 0, {CHECKPOINT_COLUMNS}
 FROM checkpoint WHERE thread_id = ? AND run_id = ? AND sequence > ? ORDER BY sequence LIMIT ?

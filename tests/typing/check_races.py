@@ -149,13 +149,13 @@ def matched(event: Event) -> Any:
 
 
 async def what_is_refused(runtime: Runtime) -> None:
-    race(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    race(number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    race(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    race(number)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     as_completed(number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     as_completed([number("1")])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     runtime.subscribe(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     runtime.subscribe("t", after="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     runtime.stream(number("1"), thread_id="t")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     emit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    wrong: str = await race(number("1"), number("2"))  # type: ignore[assignment, arg-type]  # pyright: ignore[reportAssignmentType]
+    wrong: str = await race(number("1"), number("2"))  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
     del wrong
