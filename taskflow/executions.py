@@ -102,6 +102,7 @@ class Execution:
         "is_asleep",
         "is_automatic",
         "is_awaited",
+        "is_elsewhere",
         "is_woken",
         "patient",
         "round_over",
@@ -129,6 +130,7 @@ class Execution:
         self.is_woken = False  # while it is being paused: it is to go on at once
         self.is_automatic = False  # nobody asked for this round but its signal, time or recovery
         self.is_awaited = False  # somebody has asked for its result
+        self.is_elsewhere = False  # while asleep: somebody else has woken it
         self._context: Context = copy_context()  # the first caller's, but for the run it is in
         self._context.run(FRAME.set, None)
         self._waits_for: list[Execution] | None = None  # those that its own body waits for
@@ -280,8 +282,14 @@ class Execution:
         else:
             self._interrupt()
 
-    async def cancel_asleep(self) -> None:
-        """End a paused run for good. Raises StoreError."""
+    @property
+    def is_released(self) -> bool:
+        """Whether it was cut off, and anybody may continue the run."""
+        open_statuses = (RunStatus.RUNNING, RunStatus.PAUSED)
+        return self.ended.done() and self.run_id is not None and self.status in open_statuses
+
+    async def cancel_released(self) -> None:
+        """End a run for good that nobody executes here. Raises StoreError."""
         await self._keeper.cancel_elsewhere(self)
         if self.is_asleep:
             self.end(RunCancelled(self.thread_id, self.run_id or ""))
@@ -299,7 +307,7 @@ class Execution:
         if not self.is_asleep:
             self.is_woken = True
             return
-        self.is_asleep = self.is_woken = False
+        self.is_asleep = self.is_woken = self.is_elsewhere = False
         self.set_alarm(None)
         self.claim = structs.replace(
             self.claim,
@@ -444,6 +452,7 @@ class Execution:
                 raise RunCancelled(self.thread_id, self.run_id or "") from None
             # Somebody else has woken it: here it sleeps on until that has come to an end.
             self._busy = error
+            self.is_elsewhere = True
             return
         (claimed,) = answer
         self.run_id = claimed.row.run_id
@@ -662,10 +671,10 @@ class RunHandle(Generic[T]):
     async def cancel(self) -> None:
         """End the run for good, and wait until nothing of it executes any more."""
         execution = self._execution
-        if execution.ended.done():
+        if execution.is_asleep or execution.is_released:
+            await execution.cancel_released()
             return
-        if execution.is_asleep:
-            await execution.cancel_asleep()
+        if execution.ended.done():
             return
         execution.cancel(final=True)
         if execution.leads_to_caller():

@@ -143,12 +143,14 @@ class RaceCall(Call[T]):
             if failure is not None:
                 raise failure
             return value  # type: ignore[no-any-return]
-        errors = [
-            failed.get(call) or arms.outcomes.get(call, (None, None))[1] for call in arms.calls
-        ]
-        if not all(errors):
+        for call, (_, failure) in arms.outcomes.items():
+            if failure is not None:
+                failed[call] = failure
+        if len(failed) < len(arms.calls):
             await _raise_cancellation(frame, "race")
-        raise ExceptionGroup("every call of a race has failed", [each for each in errors if each])
+        raise ExceptionGroup(
+            "every call of a race has failed", [failed[call] for call in arms.calls]
+        )
 
 
 class AsCompleted(Generic[T]):
@@ -184,7 +186,11 @@ class AsCompleted(Generic[T]):
         known = {call for _, call in recorded}
         self._left = [call for call in self._arms.calls if call not in known]
         await self._arms.enter()
-        if not recorded:
+        if recorded:
+            # A body that executes on has others beside it, as it had before; one that only
+            # replays may leave without them.
+            self._frame.start_later(self._start)
+        else:
             self._start()
         return self
 
@@ -211,8 +217,7 @@ class AsCompleted(Generic[T]):
             raise StopAsyncIteration
         if self._is_left:
             raise RuntimeError("the block of as_completed() was left, and its calls cut off")
-        if not self._is_started:  # a rerun that wants more than was recorded
-            self._start()
+        self._start()
         arms = self._arms
         while len(arms.order) <= self._given or arms.order[self._given] not in arms.outcomes:
             if arms.cut_off:
@@ -226,8 +231,9 @@ class AsCompleted(Generic[T]):
         return value  # type: ignore[no-any-return]
 
     def _start(self) -> None:
-        self._is_started = True
-        self._arms.start(self._left)
+        if not (self._is_started or self._is_left):
+            self._is_started = True
+            self._arms.start(self._left)
 
 
 @overload

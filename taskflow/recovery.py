@@ -119,9 +119,13 @@ class Watch:
         return not (service.executions or service.asleep or service.blocks)
 
     async def _look_at_awaited(self) -> None:
-        """Sleeping runs may have been continued, and ended, by other processes."""
+        """Sleeping runs may have been continued, paused and ended by other processes."""
         service = self._service
-        awaited = {name: each for name, each in service.asleep.items() if each.is_awaited}
+        awaited = {
+            thread_id: each
+            for thread_id, each in service.asleep.items()
+            if each.is_awaited or each.is_elsewhere
+        }
         if not awaited:
             return
         rows = {row.thread_id: row for row in await service.store.latest(list(awaited))}
@@ -135,12 +139,12 @@ class Watch:
                 self._follow(execution, row)
 
     def _follow(self, execution: Execution, row: RunRow) -> None:
-        if row.run_id != execution.run_id:  # which has ended, then
+        # Another run: ours has ended, then. An owner: it may have died.
+        if row.run_id != execution.run_id or row.owner is not None:
             self._service.wake(execution)
             return
-        if row.owner is not None:
-            return
         execution.epoch = row.epoch
+        execution.is_elsewhere = False
         try:
             row.verified()
         except CheckpointCorrupt as damage:

@@ -129,6 +129,7 @@ class Frame:
         "is_cut_off",
         "is_task",
         "keeps",
+        "later",
         "parent_id",
         "repeats",
         "run",
@@ -161,7 +162,14 @@ class Frame:
         self.holds_slot = False
         self.has_ended = False
         self.is_cancelled = False
+        self.later: list[Callable[[], None]] | None = None  # to start with the next call
         self.is_cut_off = False  # a call made here was, as its run was unwound
+
+    def start_later(self, start: Callable[[], None]) -> None:
+        """Call ``start`` when the body calls something that is not recorded."""
+        if self.later is None:
+            self.later = []
+        self.later.append(start)
 
     def enter_call(self) -> None:
         """A call made here begins: the body waits for it, so its slot goes to somebody else."""
@@ -378,6 +386,10 @@ class Run:
         """``call`` executes from now on."""
         self.executing[call.id] = call
         self.begun += 1
+        if (later := call.frame.later) is not None:
+            call.frame.later = None
+            for start in later:
+                start()
         if self.recorded:
             self._executed_again.add(call.id)
         if self.waits:

@@ -543,7 +543,7 @@ class Runtime:
         check_id(thread_id, "thread id")
         asleep = service.asleep.get(thread_id)
         if asleep is not None:
-            await asleep.cancel_asleep()
+            await asleep.cancel_released()
             return
         execution = service.executions.get(thread_id)
         if execution is not None:

@@ -268,8 +268,12 @@ class Service:
     async def _serve(self) -> None:
         try:
             await self.store.open(self.owner)
-            if self.watch is not None:
-                await self.watch.begin()
+            try:
+                if self.watch is not None:
+                    await self.watch.begin()
+            except BaseException:
+                await self.store.close(self.owner)
+                raise
         except BaseException as error:
             self._ready.set_exception(error)
             self._closed.set_result()

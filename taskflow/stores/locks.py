@@ -23,18 +23,25 @@ if sys.platform == "win32":
             return False
         return True
 
+    def _is_unlocked(fd: int) -> bool:
+        return _try_lock(fd)
+
     def _unlock(fd: int) -> None:
         os.lseek(fd, 0, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 else:
     import fcntl
 
-    def _try_lock(fd: int) -> bool:
+    def _try_lock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
+
+    def _is_unlocked(fd: int) -> bool:
+        # Shared: two who ask at the same moment do not take each other for the owner.
+        return _try_lock(fd, fcntl.LOCK_SH)
 
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
@@ -101,7 +108,7 @@ class OwnerLock:
         except OSError:
             return False
         try:
-            if not _try_lock(fd):
+            if not _is_unlocked(fd):
                 return False
             if _is_file_at(fd, path):
                 _remove(path)
