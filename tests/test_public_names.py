@@ -16,15 +16,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PUBLIC = {
     "AsCompleted", "CachePolicy", "Call", "CheckpointCorrupt", "Clock", "CurrentCall", "Dropped",
-    "Emitted", "Event", "HistoryMismatch", "ImportRefused", "LeaseLost", "MemoryStore", "NotInRun", "Progress", "Pruned",
-    "RetryPolicy", "RunCancelled", "RunCancelledEvent", "RunCompleted", "RunFailed", "RunHandle",
-    "RunNotFound", "RunPaused", "RunPausedEvent", "RunRecord", "RunSetAside", "RunStarted",
-    "RunStatus", "RunUnfinished", "Runtime", "SQLiteStore", "SchemaTooNew", "SerializationError",
-    "Store", "StoreError", "Stream", "Subscription", "Task", "TaskCompleted", "TaskFailed",
-    "TaskFailedEvent", "TaskNameConflict", "TaskRecord", "TaskRetrying", "TaskStarted",
-    "TaskTimeout", "TaskflowError", "ThreadBusy", "ThreadExists", "UnknownWorkflow", "Wait", "Waiting",
-    "Workflow", "WorkflowCall", "as_completed", "current", "emit", "now", "previous", "race",
-    "random", "receive", "save", "sleep", "sleep_until", "task", "uuid", "workflow",
+    "Emitted", "Event", "HistoryMismatch", "ImportRefused", "LeaseLost", "MemoryStore",
+    "NotInRun", "Progress", "Pruned", "RetryPolicy", "RunCancelled", "RunCancelledEvent",
+    "RunCompleted", "RunFailed", "RunHandle", "RunNotFound", "RunPaused", "RunPausedEvent",
+    "RunRecord", "RunSetAside", "RunStarted", "RunStatus", "RunUnfinished", "Runtime",
+    "SQLiteStore", "SchemaTooNew", "SerializationError", "Store", "StoreError", "Stream",
+    "Subscription", "Task", "TaskCompleted", "TaskFailed", "TaskFailedEvent", "TaskNameConflict",
+    "TaskRecord", "TaskRetrying", "TaskStarted", "TaskTimeout", "TaskflowError", "ThreadBusy",
+    "ThreadExists", "UnknownWorkflow", "Wait", "Waiting", "Workflow", "WorkflowCall",
+    "as_completed", "current", "emit", "now", "previous", "race", "random", "receive", "save",
+    "sleep", "sleep_until", "task", "uuid", "workflow",
 }  # fmt: skip
 
 
@@ -66,7 +67,8 @@ def test_every_public_class_says_what_it_is(name: str) -> None:
         ("RunNotFound", LookupError), ("RunCancelled", RuntimeError),
         ("RunPaused", RuntimeError), ("RunSetAside", RuntimeError),
         ("UnknownWorkflow", LookupError), ("HistoryMismatch", RuntimeError),
-        ("TaskNameConflict", ValueError), ("SerializationError", TypeError), ("ThreadExists", ValueError), ("ImportRefused", ValueError),
+        ("TaskNameConflict", ValueError), ("SerializationError", TypeError),
+        ("ThreadExists", ValueError), ("ImportRefused", ValueError),
         ("TaskFailed", RuntimeError), ("TaskTimeout", TimeoutError), ("LeaseLost", RuntimeError),
         ("StoreError", RuntimeError), ("SchemaTooNew", taskflow.StoreError),
         ("CheckpointCorrupt", taskflow.StoreError),
