@@ -82,7 +82,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     baseline = loop.cancel_requests()
     clock = run.scheduler.clock
     started = clock.now()
-    attempt = 1
+    attempt = run.attempts.pop(call.id or "", 1) if run.attempts else 1
     while True:
         frame = Frame(
             run,
@@ -97,6 +97,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         call.body = frame
         if call.id is None:
             run.saved = None
+            run.attempt = attempt
         try:
             if slots is not None:
                 if not slots.try_take():

@@ -13,7 +13,7 @@ import marshal
 import math
 import re
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final, Union, get_args, get_origin
 
 import msgspec
@@ -26,8 +26,10 @@ __all__ = (
     "Codec",
     "annotation_for",
     "canonical_json",
+    "decode_attempts",
     "decode_plain",
     "decode_waits",
+    "encode_pause",
     "encode_plain",
     "is_plain",
     "json_schema",
@@ -125,9 +127,24 @@ def is_plain(value: object) -> bool:
         return False
 
 
+def encode_pause(waits: Sequence[Wait], attempts: Mapping[str, int]) -> bytes:
+    """What is recorded of a paused run: its waits, and the attempts that are under way.
+
+    These by the id of their call, "" for the run itself, and only later ones than the first.
+    """
+    return encode_plain({"waits": waits, "attempts": attempts})
+
+
 def decode_waits(payload: bytes | None) -> list[Wait]:
-    """What is recorded of a paused run's waits."""
-    return [] if payload is None else [Wait(**fields) for fields in decode_plain(payload)]
+    """The waits of a paused run."""
+    if payload is None:
+        return []
+    return [Wait(**fields) for fields in decode_plain(payload)["waits"]]
+
+
+def decode_attempts(payload: bytes | None) -> dict[str, int]:
+    """The attempts of a paused run that were under way."""
+    return {} if payload is None else decode_plain(payload)["attempts"]
 
 
 def json_schema(annotation: Any) -> dict[str, Any] | None:

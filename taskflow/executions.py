@@ -14,10 +14,11 @@ from taskflow import failures
 from taskflow.attempts import attempt_all
 from taskflow.cancellation import Interruptible
 from taskflow.clocks import Alarm, Clock
-from taskflow.codec import encode_plain
+from taskflow.codec import decode_waits, encode_pause
 from taskflow.contests import Stake
 from taskflow.errors import (
     CheckpointCorrupt,
+    LeaseLost,
     RunCancelled,
     RunPaused,
     RunSetAside,
@@ -81,6 +82,7 @@ class Execution:
     """
 
     __slots__ = (
+        "_attempts",
         "_body",
         "_busy",
         "_context",
@@ -142,6 +144,7 @@ class Execution:
         self._body: Interruptible | None = None  # while the workflow executes
         self._pause: list[Wait] | None = None  # what it is paused for
         self._busy: ThreadBusy | None = None  # somebody else has woken it
+        self._attempts: dict[str, int] = {}  # of the calls that were cut off by that
         self._mark = 0  # how much had happened when it was decided to pause
         self._unwinding = False
         self._final = False
@@ -214,6 +217,8 @@ class Execution:
     async def _wait(self, patient: bool) -> Any:
         self.join(patient=patient)
         self.is_awaited = True
+        if self.is_asleep and not patient:
+            self.wake()
         # Who is not patient hears of the pause, though the run may go on by then.
         over = self.ended if patient or self.round_over is None else self.round_over
         try:
@@ -291,14 +296,13 @@ class Execution:
     async def cancel_released(self) -> None:
         """End a run for good that nobody executes here. Raises StoreError."""
         await self._keeper.cancel_elsewhere(self)
-        if self.is_asleep:
-            self.end(RunCancelled(self.thread_id, self.run_id or ""))
 
     def pause(self) -> None:
         """Unwind it until a signal or a time comes: it is idle, and waits for nothing else."""
         run = self._run
         if run is not None and not self._unwinding and self._body is not None:
             self._pause = list(run.waits.values())
+            self._attempts = run.later_attempts()
             self._mark = run.executed + run.inbox.changes
             self._interrupt()
 
@@ -316,6 +320,7 @@ class Execution:
             supersede=False,
             epoch=None,
             takes_over=False,
+            continues=True,
         )
         self.round_over = self.round_over or Latch()
         self._unwinding = False
@@ -353,6 +358,16 @@ class Execution:
             self.is_woken = True
         else:
             self._run.spawn_look()
+
+    def answer(self, payload: bytes) -> None:
+        """It has succeeded elsewhere."""
+        self.is_asleep = False
+        self.set_alarm(None)
+        self._payload = payload
+        self.status = RunStatus.SUCCESS
+        self._keeper.ended(self)
+        self._tell_success()
+        self._tell_end()
 
     def end(self, error: BaseException) -> None:
         """It has ended, as far as this runtime is concerned, without being executed again."""
@@ -541,9 +556,7 @@ class Execution:
             finish = Finish(run.key, RunStatus.CANCELLED, now)
             self._fail(RunCancelled(run.thread_id, run.run_id))
         elif run.broken is not None:
-            if self._is_worth_a_retry(run.broken):
-                release = structs.replace(release, due=now + STORE_RETRY)
-            finish = release
+            finish = self._interruption(run, run.broken, release)
             self._fail(run.broken)
         elif self._pause is not None:
             self._payload = self._error = None
@@ -556,6 +569,8 @@ class Execution:
             self._payload = None
             if self._error is None or isinstance(self._error, asyncio.CancelledError | Exception):
                 self._fail(self._interrupted())
+        elif finish.status == RunStatus.RUNNING and self._error is not None:
+            finish = self._interruption(run, self._error, release)
         run.flush()
         try:
             await self._wait_for(self._keeper.journal.finish(finish))
@@ -563,6 +578,7 @@ class Execution:
             self._fail(run.broken or error)
             if finish is not release and isinstance(error, StoreError):
                 # The store may take less than it was given: let others continue the run.
+                release = self._interruption(run, error, release)
                 with contextlib.suppress(TaskflowError):
                     await self._wait_for(self._keeper.journal.finish(release))
             self._tell_unfinished(run, final=False)
@@ -580,10 +596,31 @@ class Execution:
         else:
             self._tell_unfinished(run, final=finish.status == RunStatus.CANCELLED)
 
-    def _is_worth_a_retry(self, error: BaseException) -> bool:
-        """Whether the store may be well again by then, and nobody is there to run it again."""
-        is_passing = isinstance(error, StoreError) and not isinstance(error, CheckpointCorrupt)
-        return is_passing and (self.is_automatic or self.patient > 0)
+    def _interruption(self, run: Run, error: BaseException, release: Finish) -> Finish:
+        """How an execution ends that ``error`` has cut off, which is not the workflow's own."""
+        if isinstance(error, StoreError) and not isinstance(error, CheckpointCorrupt):
+            if not (self.is_automatic or self.patient):
+                return release
+            # The store may be well again by then, and nobody is there to run it again.
+            takeovers = run.row.takeovers
+            due = release.now + STORE_RETRY * 2**takeovers
+            return structs.replace(release, due=due, takeovers=takeovers)
+        if isinstance(error, LeaseLost | RunCancelled) or not isinstance(error, Exception):
+            return release
+        if self.is_automatic:  # it would be tried again and again, with the same result
+            payload = failures.record(error).encode()
+            return structs.replace(release, status=RunStatus.ERROR, error=payload, due=None)
+        if run.pause_before is not None and not run.executed:
+            # It was paused, and the code or the input does not fit it: so it stays.
+            deadlines = (each.deadline for each in decode_waits(run.pause_before))
+            return structs.replace(
+                release,
+                status=RunStatus.PAUSED,
+                waits=run.pause_before,
+                due=min((each for each in deadlines if each is not None), default=None),
+                last_signal=run.inbox.latest,
+            )
+        return release
 
     def _paused(self, run: Run, now: float) -> Finish:
         waits = self._pause or []
@@ -592,7 +629,7 @@ class Execution:
             run.key,
             RunStatus.PAUSED,
             now,
-            waits=encode_plain(waits),
+            waits=encode_pause(waits, self._attempts),
             due=0.0 if self.is_woken else min(deadlines, default=None),
             last_signal=run.inbox.latest,
         )

@@ -108,9 +108,11 @@ class Inbox:
 
     def _offer(self, signal: SignalRow) -> None:
         self.changes += 1
+        signals = self._signals.setdefault(signal.name, [])
+        insort(signals, signal, key=attrgetter("sequence"))
         for receiver in self._receivers.get(signal.name, {}).values():
             if receiver.accepts(signal):
+                signals.remove(signal)
                 self.leave(receiver)
                 receiver.hand(signal)
                 return
-        insort(self._signals.setdefault(signal.name, []), signal, key=attrgetter("sequence"))

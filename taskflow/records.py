@@ -233,6 +233,7 @@ class Claim(Struct, frozen=True):
     supersede: bool = False
     epoch: int | None = None  # only if nobody has claimed it since
     takes_over: bool = False  # nobody asked for it: its owner has died
+    continues: bool = False  # only a run that is there
 
     def new_row(self, number: int, sequence: int) -> RunRow:
         """The run that this claim begins."""
@@ -282,6 +283,7 @@ class Finish(Struct, frozen=True):
     waits: bytes | None = None  # of a pause
     due: float | None = None
     last_signal: int = 0  # a pause that does not know of a later one is due at once
+    takeovers: int = 0  # goes on counting where a store that fails is no progress
 
     @property
     def checksum(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 
 from taskflow import failures
-from taskflow.errors import CheckpointCorrupt, RunNotFound, StoreError, ThreadBusy
+from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
 from taskflow.executions import Execution
 from taskflow.promises import Latch, Promise, uninterrupted
 from taskflow.records import Claim, RunRow, RunStatus
@@ -133,14 +133,13 @@ class Watch:
             row = rows.get(thread_id)
             if not execution.is_asleep:
                 continue
-            if row is None:
-                execution.end(RunNotFound(thread_id))
+            if row is None or row.run_id != execution.run_id:
+                await service.settle(execution)
             elif (row.run_id, row.epoch) != (execution.run_id, execution.epoch):
                 self._follow(execution, row)
 
     def _follow(self, execution: Execution, row: RunRow) -> None:
-        # Another run: ours has ended, then. An owner: it may have died.
-        if row.run_id != execution.run_id or row.owner is not None:
+        if row.owner is not None:  # it may have died
             self._service.wake(execution)
             return
         execution.epoch = row.epoch
@@ -215,7 +214,8 @@ class Watch:
             service.owner,
             service.clock.now(),
             epoch=row.epoch,
-            takes_over=row.owner is not None,
+            # The second: its store has failed. What was released at a drain is due from 0 on.
+            takes_over=row.owner is not None or (row.status == RunStatus.RUNNING and bool(row.due)),
         )
         execution = Execution(claim, self._workflows[row.workflow], service)
         if row.takeovers >= SUSPICIOUS:
@@ -229,7 +229,7 @@ class Watch:
         for key, execution in self._recovering:
             if not execution.ended.done():
                 left.append((key, execution))
-            elif execution.run is None and not isinstance(execution.error, ThreadBusy | None):
+            elif isinstance(execution.error, CheckpointCorrupt | HistoryMismatch):
                 self._refused.add(key)
         self._recovering = left
 
@@ -245,5 +245,6 @@ def claim_of(row: RunRow, owner: str, now: float, **options: Any) -> Claim:
         row.fingerprint,
         owner,
         now,
+        continues=True,
         **options,
     )

@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from taskflow.cache import Cache
 from taskflow.clocks import Alarm
-from taskflow.codec import decode_waits
+from taskflow.codec import decode_attempts, decode_waits
 from taskflow.contests import Stake
 from taskflow.errors import (
     CheckpointCorrupt,
@@ -88,6 +88,7 @@ class Executing(Protocol):
     id: str
     frame: Frame
     is_behind: bool  # it waits for a time or another call, and then executes
+    body: Frame | None  # of the present attempt
 
     @property
     def is_quiet(self) -> bool:
@@ -235,6 +236,7 @@ class Run:
         self.run_id = row.run_id
         self.previous = claimed.previous
         self.saved: bytes | None = None
+        self.attempt = 1  # of the run's own body
         self.scheduler = scheduler
         self.cache = cache
         self.durability = durability
@@ -248,6 +250,8 @@ class Run:
         self.gate: Gate | None = None
         self.inbox = Inbox(claimed.signals, claimed.last_signal)
         self.waits: dict[str, Wait] = {}  # that are open, by the id of their call
+        self.pause_before = claimed.waits  # what it was paused with until now
+        self.attempts = decode_attempts(claimed.waits)  # that a pause has cut off
         # When waits began that were open as the run was paused.
         self.waiting_since = {each.task_id: each.since for each in decode_waits(claimed.waits)}
         self.deadlines: dict[str, Recorded] = {}  # recorded ones, by the id of their call
@@ -268,7 +272,7 @@ class Run:
         self._queued: set[str | None] = set()
         self._idle_check: Alarm | None = None
         self._looking: object = None  # the task that does
-        self.is_looking = False  # for signals of others, which may be there
+        self._looks = 0  # for signals of others, under way
         self._last_look: tuple[int, ...] = ()
         self._stray_ended: Latch | None = None
         # Warnings may be errors: they wait until the end of the run is committed.
@@ -408,6 +412,14 @@ class Run:
         """Whether no body of a call executes, or is about to."""
         return all(call.is_quiet for call in self.executing.values())
 
+    def later_attempts(self) -> dict[str, int]:
+        """The attempts under way that are not the first of their call, by its id."""
+        bodies = ((call.id, call.body) for call in self.executing.values())
+        later = {name: body.attempt for name, body in bodies if body and body.attempt > 1}
+        if self.attempt > 1:
+            later[""] = self.attempt
+        return later
+
     @property
     def is_drained(self) -> bool:
         """Whether no body of a call executes."""
@@ -454,25 +466,31 @@ class Run:
             self.spawn_look()
             return
         checksum = checkpoint_checksum(self._seed, signal.task_id, SIGNAL, signal.payload)
-        self.inbox.put(
-            SignalRow(
-                sent.sequence, signal.task_id, signal.name, signal.payload, signal.now, checksum
-            )
-        )
+        place = sent.sequence, signal.task_id, signal.name
+        self.inbox.put(SignalRow(*place, signal.payload, signal.now, checksum))
 
     def spawn_look(self) -> None:
         """Have `look_for_signals` done in the background."""
-        self.is_looking = True
+        self._looks += 1
         self._looking = self.scheduler.loop.spawn(self._look)
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether signals of others may be there that are not known here yet."""
+        return self._looks > 0
 
     async def _look(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):  # asyncio.run() ends what is left
             while self.is_open:
                 try:
                     await self.look_for_signals()
-                    self.is_looking = False
+                    self._looks -= 1
                     return
                 except StoreError as error:
+                    if isinstance(error, CheckpointCorrupt):
+                        self.break_off(error)
+                        self.unwind()
+                        return
                     logger.warning("signals cannot be looked up, and are again: %s", error)
                 await anyio.sleep(LOOK_AGAIN)
 

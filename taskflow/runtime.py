@@ -544,12 +544,16 @@ class Runtime:
         asleep = service.asleep.get(thread_id)
         if asleep is not None:
             await asleep.cancel_released()
+            if asleep.status == RunStatus.SUCCESS:
+                raise RunNotFound(thread_id, "unfinished run")
             return
         execution = service.executions.get(thread_id)
         if execution is not None:
-            await execution.begun.wait()
-            await RunHandle[Any](execution).cancel()
-            return
+            with contextlib.suppress(TaskflowError):
+                await execution.begun.wait()
+            if not execution.ended.done():
+                await RunHandle[Any](execution).cancel()
+                return
         row = await self._store.run(thread_id, None)
         if row is not None and row.run_id == BLOCK_RUN_ID:
             raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")

@@ -19,19 +19,30 @@ from msgspec import Struct
 
 from taskflow.cache import Cache
 from taskflow.clocks import Clock
-from taskflow.errors import LeaseLost, RunCancelled, RunPaused, RunUnfinished, ThreadBusy
+from taskflow.errors import (
+    LeaseLost,
+    RunCancelled,
+    RunNotFound,
+    RunPaused,
+    RunUnfinished,
+    ThreadBusy,
+)
 from taskflow.executions import Execution
 from taskflow.feeds import Feeds
 from taskflow.inboxes import SignalTypes
 from taskflow.journal import Journal
 from taskflow.loops import Loop, current_loop
 from taskflow.promises import Latch, uninterrupted
-from taskflow.records import Claimed, Durability, Sent, Signal
+from taskflow.records import Claimed, Durability, RunStatus, Sent, Signal
 from taskflow.runs import FRAME, Run, logger
 from taskflow.scheduler import Scheduler
 from taskflow.stores.base import Store
 
 __all__ = ("Service", "Settings")
+
+
+# How a run may end here that others have continued, cancelled or deleted.
+UNSURPRISING = ThreadBusy, RunPaused, RunUnfinished, RunCancelled, RunNotFound, LeaseLost
 
 
 class Settings(Struct, frozen=True):
@@ -52,6 +63,7 @@ class Background(Protocol):
     async def begin(self) -> None: ...
     async def run(self) -> None: ...
     async def close(self) -> None: ...
+    def look_soon(self) -> None: ...
     def fill(self) -> None: ...
 
 
@@ -75,6 +87,7 @@ class Service:
         self.is_closing = False
         self.watch: Background | None = None  # for what other processes do
         self.automatic = 0  # how many of those execute that nobody asked for now
+        self._postponed: set[str] = set()  # threads whose sleeping run could not be woken yet
         self._waking: deque[Execution] = deque()  # until there is room for them
         self._tasks: list[object] = []
         self._ready = Latch()
@@ -182,8 +195,9 @@ class Service:
     def begun(self, execution: Execution) -> None:
         """A run is ours: another one of its thread that was asleep has been superseded."""
         other = self.asleep.get(execution.thread_id)
-        if other is not None and other.run_id != execution.run_id:
-            other.end(RunCancelled(other.thread_id, other.run_id or ""))
+        if other is not None and other.run_id != execution.run_id and self.watch is not None:
+            other.is_elsewhere = True  # superseded, or it has succeeded elsewhere before
+            self.watch.look_soon()
 
     def ended(self, execution: Execution) -> None:
         """It does not execute any more."""
@@ -193,11 +207,15 @@ class Service:
         error = execution.error
         if execution.is_automatic and not execution.is_awaited and error is not None:
             self._report(execution, error)
+        if execution.thread_id in self._postponed:
+            self._postponed.discard(execution.thread_id)
+            if (asleep := self.asleep.get(execution.thread_id)) is not None:
+                self.wake(asleep)
         self._make_room(execution)
 
     def _report(self, execution: Execution, error: BaseException) -> None:
         """Log why a run has ended that nobody waits for."""
-        if isinstance(error, ThreadBusy | RunPaused | RunUnfinished | RunCancelled | LeaseLost):
+        if isinstance(error, UNSURPRISING):
             return
         logger.warning(
             "run %r of %s on thread %r, which was continued in the background, has ended with "
@@ -225,8 +243,21 @@ class Service:
         self.asleep.pop(execution.thread_id, None)
 
     async def cancel_elsewhere(self, execution: Execution) -> None:
-        """End the run for good, whoever executes it."""
+        """End the run for good, whoever executes it, unless it has ended already."""
         await self.store.cancel(execution.thread_id, self.clock.now(), execution.run_id)
+        await self.settle(execution)
+
+    async def settle(self, execution: Execution) -> None:
+        """Tell those who wait for a sleeping run what has become of it elsewhere, if it ended."""
+        row = await self.store.run(execution.thread_id, execution.run_id)
+        if not execution.is_asleep:
+            return
+        if row is None:
+            execution.end(RunNotFound(execution.thread_id))
+        elif row.status == RunStatus.CANCELLED:
+            execution.end(RunCancelled(execution.thread_id, row.run_id))
+        elif row.status == RunStatus.SUCCESS:
+            execution.answer(row.verified().result or b"null")
 
     def wake(self, execution: Execution) -> None:
         """Let a paused run go on as soon as there is room for it."""
@@ -238,7 +269,11 @@ class Service:
     def _wake_next(self) -> None:
         while self._waking and self.automatic < self.settings.max_concurrent_runs:
             execution = self._waking.popleft()
-            if execution.is_asleep and not self.is_ending:
+            thread_id = execution.thread_id
+            if thread_id in self.executions:  # it may be superseding this one
+                execution.is_woken = False
+                self._postponed.add(thread_id)
+            elif execution.is_asleep and not self.is_ending:
                 self.automatic += 1
                 execution.is_automatic = True
                 execution.wake()

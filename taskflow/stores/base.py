@@ -18,8 +18,9 @@ What a store promises:
 - ``(thread_id, run_id)``, ``(thread_id, sequence)``, ``(thread_id, task_id)`` and, where a call has
   taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is unfinished.
 - A signal goes to its thread's unfinished run, and is RunNotFound where there is none. One whose id
-  is on the thread already is not written again. A paused run that gets one is due at once; so is a
-  run that pauses without knowing its latest signal.
+  is on the thread already is not written again; but it moves to that run where nobody took it
+  before its own run ended. A paused run that gets one is due at once; so is a run that pauses
+  without knowing its latest signal.
 - Whatever drops a call drops the deadline that was recorded for it (`wait_id`) too.
 - A thread that is made by ``fork`` or ``adopt`` is there as a whole or not at all, and of two that
   are made under one id at once one is ThreadExists. What is copied is verified first, and gets
@@ -48,6 +49,7 @@ from taskflow.errors import (
     CheckpointCorrupt,
     HistoryMismatch,
     RunCancelled,
+    RunNotFound,
     RunUnfinished,
     ThreadBusy,
 )
@@ -259,7 +261,8 @@ def decide(
 ) -> Decision:
     """What becomes of a claim, given the thread's latest run and the run that it names.
 
-    Raises ThreadBusy, RunUnfinished, RunCancelled or HistoryMismatch where it is turned down.
+    Raises ThreadBusy, RunUnfinished, RunCancelled, RunNotFound or HistoryMismatch where it is
+    turned down.
     """
     thread_id = claim.thread_id
     if known is not None:
@@ -283,6 +286,8 @@ def decide(
         _check_free(claim, known, is_gone, same_run=True)
         return "continue"
 
+    if claim.continues:
+        raise RunNotFound(thread_id, f"run {claim.run_id!r}")
     if latest is None:
         return "new"
     if claim.run_id == BLOCK_RUN_ID:

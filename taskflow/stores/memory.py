@@ -435,11 +435,18 @@ class MemoryStore:
     def _send(self, signal: Signal) -> Sent | Exception:
         thread_id = signal.thread_id
         known = self._checkpoints.get(thread_id, {}).get(signal.task_id)
-        run = self._find(thread_id, known.run_id if known else None)
-        if run is None or (run.is_final and known is None):
-            return RunNotFound(thread_id, "unfinished run")
+        run = self._find(thread_id, None)
+        is_open = run is not None and not run.is_final
         if known is not None:
-            return Sent(run.run_id, run.workflow, known.sequence, 0, False)
+            is_taken = (thread_id, signal.task_id) in self._taken
+            if is_taken or (is_open and run is not None and run.run_id == known.run_id):
+                held = self._find(thread_id, known.run_id)
+                workflow = "" if held is None else held.workflow
+                return Sent(known.run_id, workflow, known.sequence, 0, False)
+        if run is None or not is_open:
+            return RunNotFound(thread_id, "unfinished run")
+        if known is not None:  # nobody took it before its run ended
+            self._drop(thread_id, signal.task_id)
         previous = self._latest_signal(thread_id, run.run_id)
         sequence = self._insert(run, signal_row(signal, run))
         if run.status == RunStatus.PAUSED:
@@ -523,7 +530,7 @@ class MemoryStore:
                 finished=None if finish.status == RunStatus.RUNNING else finish.now,
                 waits=finish.waits,
                 due=due,
-                takeovers=0,
+                takeovers=finish.takeovers,
             ).sealed()
         )
 

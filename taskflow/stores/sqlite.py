@@ -60,7 +60,7 @@ from taskflow.stores import sqlite_history as history
 from taskflow.stores import statements as sql
 from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
 from taskflow.stores.locks import FileLock, OwnerLock
-from taskflow.stores.sqlite_rows import one_run, update_run
+from taskflow.stores.sqlite_rows import drop_call, one_run, update_run
 
 __all__ = ("SQLiteStore",)
 
@@ -385,12 +385,16 @@ class SQLiteStore:
     def _send(self, db: sqlite3.Connection, signal: Signal) -> Sent | Exception:
         thread_id = signal.thread_id
         known = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, signal.task_id)).fetchone()
-        if known is not None:
-            run = one_run(db, sql.SELECT_RUN, (thread_id, known[0]))
-            return Sent(known[0], run.workflow if run else "", known[2], 0, False)
         run = one_run(db, sql.SELECT_UNFINISHED, (thread_id,))
+        if known is not None:
+            is_taken = db.execute(sql.SELECT_TAKER, (thread_id, signal.task_id)).fetchone()
+            if is_taken or (run is not None and run.run_id == known[0]):
+                held = one_run(db, sql.SELECT_RUN, (thread_id, known[0]))
+                return Sent(known[0], held.workflow if held else "", known[2], 0, False)
         if run is None:
             return RunNotFound(thread_id, "unfinished run")
+        if known is not None:  # nobody took it before its run ended
+            drop_call(db, thread_id, signal.task_id)
         previous = db.execute(sql.SELECT_LAST_SIGNAL, (thread_id, run.run_id)).fetchone()
         row = structs.astuple(signal_row(signal, run))[2:]
         sequence = db.execute(sql.INSERT_CHECKPOINT, (thread_id, run.run_id, *row)).lastrowid or 0
@@ -414,7 +418,7 @@ class SQLiteStore:
                 continue
             ended = None if finish.status == RunStatus.RUNNING else finish.now
             parameters += (key.number, key.epoch, finish.status, finish.result, finish.error)
-            parameters += (finish.saved, ended, finish.checksum, finish.due)
+            parameters += (finish.saved, ended, finish.checksum, finish.due, finish.takeovers)
             ends.append(finish)
         if not ends:
             return

@@ -114,12 +114,12 @@ MAX_ROWS: Final = 1000  # of 13 parameters each: SQLite takes 32,766 a statement
 FINISH_RUNS: Final = """
 UPDATE run SET status = done.column3, result = done.column4, error = done.column5,
     saved = done.column6, finished = done.column7, checksum = done.column8, owner = NULL,
-    takeovers = 0, waits = NULL, due = done.column9
+    takeovers = done.column10, waits = NULL, due = done.column9
 FROM (VALUES {rows}) AS done
 WHERE run.number = done.column1 AND run.epoch = done.column2 AND run.status = 'running'
 RETURNING run.number, run.epoch
 """
-FINISH_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+FINISH_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # A pause: a signal that it does not know of makes it due at once.
 PAUSE_RUN: Final = """
 UPDATE run SET status = 'paused', result = :result, error = :error, saved = :saved,
@@ -201,6 +201,7 @@ INSERT_CHECKPOINT: Final = f"""
 INSERT INTO checkpoint (thread_id, run_id, {", ".join(Checkpoint.__struct_fields__[2:])})
 VALUES (?, ?{", ?" * (len(Checkpoint.__struct_fields__) - 2)})
 """
+SELECT_TAKER: Final = "SELECT 1 FROM checkpoint WHERE thread_id = ? AND signal = ?"
 SELECT_LAST_SIGNAL: Final = """
 SELECT sequence FROM checkpoint WHERE thread_id = ? AND run_id = ? AND kind = 'signal'
 ORDER BY sequence DESC LIMIT 1
