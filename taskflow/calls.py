@@ -232,7 +232,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def is_quiet(self) -> bool:
         """Whether no body of its own executes: it waits, or its body waits for other calls."""
         body = self.body
-        return self.is_held or (body is not None and body.in_flight > 0 and not body.has_ended)
+        if self.is_held or body is None or body.has_ended or not body.in_flight:
+            return self.is_held
+        return self.definition.timeout is None  # else its limit would not outlast a pause
 
     def use(self) -> None:
         """Somebody else executes it, or it is not needed: it cannot be awaited any more."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 import anyio
+import anyio.abc
 
 from taskflow.promises import Latch, uninterrupted
 
@@ -153,10 +154,10 @@ class AsyncioGroup:
 class TrioGroup:
     """The same on trio."""
 
-    def __init__(self) -> None:
-        self._group = anyio.create_task_group()
+    _group: anyio.abc.TaskGroup
 
     async def __aenter__(self) -> TrioGroup:
+        self._group = anyio.create_task_group()
         await self._group.__aenter__()
         return self
 

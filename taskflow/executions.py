@@ -105,6 +105,7 @@ class Execution:
         "is_automatic",
         "is_awaited",
         "is_elsewhere",
+        "is_needed",
         "is_woken",
         "patient",
         "round_over",
@@ -132,6 +133,7 @@ class Execution:
         self.is_woken = False  # while it is being paused: it is to go on at once
         self.is_automatic = False  # nobody asked for this round but its signal, time or recovery
         self.is_awaited = False  # somebody has asked for its result
+        self.is_needed = False  # code of another run has waited for it
         self.is_elsewhere = False  # while asleep: somebody else has woken it
         self._context: Context = copy_context()  # the first caller's, but for the run it is in
         self._context.run(FRAME.set, None)
@@ -206,6 +208,7 @@ class Execution:
             return await self._wait(patient)
         if self.leads_to(waiting):
             raise ThreadBusy(self.thread_id, "the run would wait for itself")
+        self.is_needed = True
         if waiting._waits_for is None:
             waiting._waits_for = []
         waiting._waits_for.append(self)

@@ -591,19 +591,19 @@ class Runtime:
             codecs = [codec for each in asked if each is not None for codec in types[each]]
         else:
             return
-        misfit: SerializationError | None = None
+        misfit: Exception | None = None
         for codec in codecs:
             try:
                 codec.decode(payload)
                 return
-            except SerializationError as error:
+            except Exception as error:  # also what a class of the user's raises in its checks
                 misfit = error
         if misfit is not None:
             sent = payload[:200].decode(errors="replace")
             expected = " or ".join(sorted({spelled(codec.annotation) for codec in codecs}))
             raise SerializationError(
                 f"thread {thread_id!r} waits for a signal {name!r} of type {expected}, and "
-                f"{sent} is none: {misfit.__cause__}"
+                f"{sent} is none: {misfit.__cause__ or misfit!r}"
             ) from misfit
 
     def _open(self) -> Service:

@@ -261,7 +261,10 @@ class Service:
 
     def wake(self, execution: Execution) -> None:
         """Let a paused run go on as soon as there is room for it."""
-        if execution.is_asleep and not execution.is_woken:
+        is_free = execution.thread_id not in self.executions
+        if execution.is_asleep and execution.is_needed and is_free and not self.is_ending:
+            execution.wake()  # who waits for it may take up all the room there is
+        elif execution.is_asleep and not execution.is_woken:
             execution.is_woken = True
             self._waking.append(execution)
             self._wake_next()

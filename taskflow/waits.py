@@ -172,7 +172,7 @@ class ReceiveCall(WaitCall[T]):
         run.check_signal(signal)
         try:
             self._codec.decode(signal.payload)
-        except SerializationError as error:
+        except Exception as error:  # also what a class of the user's raises in its checks
             if run.note_misfit(self.id, signal.task_id):
                 logger.warning(
                     "a signal %r on thread %r is set aside, and the wait for a %s goes on: %s",
@@ -296,7 +296,10 @@ def receive(
 
     Signals are taken in the order in which they were sent, each by one ``receive``, the earliest
     call first. One that does not fit ``type`` is set aside and logged. ``prompt`` (a JSON value)
-    is shown to whoever looks at what the run waits for. After ``timeout`` (seconds or timedelta,
+    is shown to whoever looks at what the run waits for. While only this is open the run is paused,
+    which cuts off plain code beside it: make that a task. A time limit around it holds while it
+    is awaited here, but does not outlast a pause; a task with a ``timeout`` keeps its run from
+    pausing. After ``timeout`` (seconds or timedelta,
     counted from the first call, over reruns) TimeoutError is raised, and recorded like any failure.
 
     Raises NotInRun outside of a run; SerializationError for a type that cannot be read from JSON

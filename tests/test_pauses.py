@@ -1305,7 +1305,7 @@ async def test_nothing_of_a_paused_run_stays_in_memory(runtime: Runtime) -> None
     assert len(loads) == 40
     gc.collect()
     assert [each() for each in loads if each() is not None] == []
-    assert _alive("Run", "Frame", "Inbox", "ReceiveCall", "WorkflowCall") == {}
+    assert _alive(runtime, "Run", "ReceiveCall", "RecordedCall") == {}
 
 
 async def test_nothing_of_a_run_stays_that_paused_for_an_impatient_waiter(
@@ -1331,7 +1331,7 @@ async def test_nothing_of_a_run_stays_that_paused_for_an_impatient_waiter(
 
     assert len(loads) == 3
     assert [each() for each in loads if each() is not None] == []
-    assert _alive("Run", "Frame", "Inbox", "ReceiveCall", "Execution") == {}
+    assert _alive(runtime, "Run", "ReceiveCall", "RecordedCall") == {}
 
 
 async def test_who_starts_a_run_from_a_run_does_not_stay_with_it(runtime: Runtime) -> None:
@@ -1354,16 +1354,23 @@ async def test_who_starts_a_run_from_a_run_does_not_stay_with_it(runtime: Runtim
     gc.collect()
 
     assert [each() for each in loads if each() is not None] == []
-    assert _alive("Run", "Frame") == {}
+    assert _alive(runtime, "Run") == {}
 
 
-def _alive(*names: str) -> dict[str, int]:
-    """How many objects of these classes of the package are reachable."""
+def _alive(runtime: Runtime, *names: str) -> dict[str, int]:
+    """How many objects of these classes are reachable that belong to this runtime."""
     found: dict[str, int] = {}
+    scheduler = runtime._service and runtime._service.scheduler
     for each in gc.get_objects():
         kind = type(each)
         if kind.__module__.startswith("taskflow.") and kind.__name__ in names:
-            found[kind.__name__] = found.get(kind.__name__, 0) + 1
+            run = (
+                each
+                if kind.__name__ == "Run"
+                else getattr(getattr(each, "frame", None), "run", None)
+            )
+            if run is not None and run.scheduler is scheduler:
+                found[kind.__name__] = found.get(kind.__name__, 0) + 1
     return found
 
 
