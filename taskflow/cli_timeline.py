@@ -106,11 +106,13 @@ def timeline_of(record: RunRecord, tasks: Sequence[TaskRecord], *, now: float) -
         last = end if finished is None else max(each.started + each.duration for each in calls)
         name = _name_of(task_id)
         spans.append(Span(name, task_id, None, at(calls[0].started), at(last), Mark.UNFINISHED))
+    places = {span.task_id: place for place, span in enumerate(spans)}
     for wait in record.waits:
+        parent = None if wait.parent_id is None else places.get(wait.parent_id)
         name = _name_of(wait.task_id)
         since = min(at(wait.since), at(end))
         marks = Mark.WAIT | Mark.UNFINISHED
-        spans.append(Span(name, wait.task_id, None, since, at(end), marks, wait=wait))
+        spans.append(Span(name, wait.task_id, parent, since, at(end), marks, wait=wait))
     continued = at(record.started) if record.started > record.created else None
     has_ended = finished is not None
     return Timeline(record, origin, at(record.created), continued, at(end), has_ended, spans)

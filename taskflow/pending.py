@@ -20,3 +20,4 @@ class Wait(Struct, frozen=True):
     prompt: Any = None
     type: str | None = None  # of the value, as it is written
     schema: dict[str, Any] | None = None  # of the value, as JSON Schema
+    parent_id: str | None = None  # the call that waits for it; None: the run's own body

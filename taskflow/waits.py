@@ -128,8 +128,11 @@ class SleepCall(WaitCall[None]):
                 deadline = self._until.timestamp()
             if deadline > clock.now():
                 await self._set_deadline(deadline)
+        parent_id = self.frame.call_id
         while clock.now() < deadline:
-            await self._wait(Wait("timer", "sleep", self.id, started, deadline))
+            await self._wait(
+                Wait("timer", "sleep", self.id, started, deadline, parent_id=parent_id)
+            )
         return Outcome(1, started, b"null")
 
 
@@ -243,6 +246,7 @@ class ReceiveCall(WaitCall[T]):
             self._prompt,
             spelled(self._annotation),
             _schema_of(self._annotation),
+            self.frame.call_id,
         )
 
     def _timed_out(self, started: float) -> Outcome:
