@@ -23,6 +23,7 @@ __all__ = ("Watch", "claim_of")
 
 CANDIDATES: Final = 1000  # runs to be continued that are kept in memory
 SUSPICIOUS: Final = 2  # take-overs without any progress
+SUSPECTED_FOR: Final = 5.0  # seconds that a suspect has to live through
 
 
 class Watch:
@@ -38,7 +39,9 @@ class Watch:
         self._refused: set[tuple[int, int]] = set()  # runs that cannot be claimed: damaged ones
         self._candidates: deque[RunRow] = deque()  # to be continued when there is room
         self._has_more = False
-        self._suspect: Execution | None = None
+        self._suspects: dict[tuple[int, int], RunRow] = {}  # the same, by number and epoch
+        self._suspect: Execution | None = None  # that executes
+        self._suspected_at = 0.0
         self._has_failed = False
         self._wake: Promise | None = None
         self._is_told = False
@@ -179,36 +182,41 @@ class Watch:
         limit = CANDIDATES + len(service.executions) + len(self._refused)
         rows = await service.store.recoverable(now, names, limit)
         self._has_more = len(rows) == limit
-        # What kills its process is found by executing suspects one at a time, after the others.
-        self._candidates.extend(sorted(rows, key=lambda row: row.takeovers))
+        # What kills its process is found by executing suspects one at a time, beside the others.
+        self._suspects = {_key(row): row for row in rows if row.takeovers >= SUSPICIOUS}
+        self._candidates.extend(row for row in rows if row.takeovers < SUSPICIOUS)
         self.fill()
 
     def fill(self) -> None:
         """Continue as many runs as there is room for."""
         service = self._service
-        postponed: list[RunRow] = []
         while self._candidates and service.room > 0 and not service.is_ending:
-            row = self._candidates.popleft()
-            key = row.number, row.epoch
-            if row.thread_id in service.executions or key in self._refused:
-                continue
-            if (asleep := service.asleep.get(row.thread_id)) is not None:
-                service.wake(asleep)
-            elif row.takeovers >= SUSPICIOUS and not self._may_try_a_suspect():
-                postponed.append(row)
-            else:
-                self._continue(row)
-        self._candidates.extendleft(reversed(postponed))
+            self._continue(self._candidates.popleft())
+        while self._suspects and service.room > 0 and self._may_try_a_suspect():
+            _, row = self._suspects.popitem()
+            self._suspect = self._continue(row)
+            self._suspected_at = service.clock.now()
         if self._has_more and not self._candidates:
             self._has_more = False
             self.look_soon()
 
     def _may_try_a_suspect(self) -> bool:
+        """Whether none executes, or the one that does is none: it gets on, or lives for long."""
         suspect = self._suspect
-        return suspect is None or self._service.executions.get(suspect.thread_id) is not suspect
+        if self._service.is_ending:
+            return False
+        if suspect is None or self._service.executions.get(suspect.thread_id) is not suspect:
+            return True
+        has_progressed = suspect.run is not None and suspect.run.executed > 0
+        return has_progressed or self._service.clock.now() - self._suspected_at > SUSPECTED_FOR
 
-    def _continue(self, row: RunRow) -> None:
+    def _continue(self, row: RunRow) -> Execution | None:
         service = self._service
+        if row.thread_id in service.executions or _key(row) in self._refused:
+            return None
+        if (asleep := service.asleep.get(row.thread_id)) is not None:
+            service.wake(asleep)
+            return None
         claim = claim_of(
             row,
             service.owner,
@@ -218,10 +226,9 @@ class Watch:
             takes_over=row.owner is not None or (row.status == RunStatus.RUNNING and bool(row.due)),
         )
         execution = Execution(claim, self._workflows[row.workflow], service)
-        if row.takeovers >= SUSPICIOUS:
-            self._suspect = execution
-        self._recovering.append(((row.number, row.epoch), execution))
+        self._recovering.append((_key(row), execution))
         service.recover(execution)
+        return execution
 
     def _note_refused(self) -> None:
         """Do not try again, each time, what was refused for good."""
@@ -232,6 +239,10 @@ class Watch:
             elif isinstance(execution.error, CheckpointCorrupt | HistoryMismatch):
                 self._refused.add(key)
         self._recovering = left
+
+
+def _key(row: RunRow) -> tuple[int, int]:
+    return row.number, row.epoch
 
 
 def claim_of(row: RunRow, owner: str, now: float, **options: Any) -> Claim:
