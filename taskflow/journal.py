@@ -34,6 +34,8 @@ from taskflow.stores.base import Store
 
 __all__ = ("Journal",)
 
+# How a run may end of which a write has failed.
+RELEASES: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
 MAX_BATCH_ROWS: Final = 1000
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 # What may wait to be written behind the backs of callers who do not wait for it.
@@ -304,7 +306,7 @@ class Journal:
                 left.checkpoints.append((key, promise))
         for write, promise in group.ends:
             key = write.key
-            releases = isinstance(write, Finish) and write.status != RunStatus.SUCCESS
+            releases = isinstance(write, Finish) and write.status in RELEASES
             if (key.number, key.epoch) in self._poisoned and not releases:
                 _break(promise, self._rests_on_a_failure(key))
             else:

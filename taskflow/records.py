@@ -268,6 +268,7 @@ class Claimed(Struct, frozen=True):
     signals: Sequence[SignalRow] = ()  # those that wait in a run that is continued
     last_signal: int = 0  # sequence of the latest signal in it, taken or not
     waits: bytes | None = None  # of the pause that it ends
+    superseded: str | None = None  # the id of the run that it has cancelled
 
 
 class Finish(Struct, frozen=True):

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections import deque
 from contextvars import copy_context
+from functools import partial
 from typing import Literal, Protocol
 
 import anyio
@@ -20,11 +21,13 @@ from msgspec import Struct
 from taskflow.cache import Cache
 from taskflow.clocks import Clock
 from taskflow.errors import (
+    CheckpointCorrupt,
     LeaseLost,
     RunCancelled,
     RunNotFound,
     RunPaused,
     RunUnfinished,
+    StoreError,
     ThreadBusy,
 )
 from taskflow.executions import Execution
@@ -192,12 +195,23 @@ class Service:
         self.executions[thread_id] = execution
         execution.task = execution.context.run(self.loop.spawn, execution.main)
 
-    def begun(self, execution: Execution) -> None:
+    def begun(self, execution: Execution, superseded: str | None) -> None:
         """A run is ours: another one of its thread that was asleep has been superseded."""
         other = self.asleep.get(execution.thread_id)
-        if other is not None and other.run_id != execution.run_id and self.watch is not None:
-            other.is_elsewhere = True  # superseded, or it has succeeded elsewhere before
-            self.watch.look_soon()
+        if other is None or other.run_id == execution.run_id:
+            return
+        if superseded is not None and other.run_id == superseded:
+            other.end(RunCancelled(other.thread_id, superseded))
+            return
+        # It has ended elsewhere before. Another one may sleep in its place from now on.
+        del self.asleep[other.thread_id]
+        self._tasks.append(self.loop.spawn(partial(self._settle, other)))
+
+    async def _settle(self, execution: Execution) -> None:
+        try:
+            await self.settle(execution)
+        except (StoreError, asyncio.CancelledError) as error:
+            execution.end(error)
 
     def ended(self, execution: Execution) -> None:
         """It does not execute any more."""
@@ -249,7 +263,11 @@ class Service:
 
     async def settle(self, execution: Execution) -> None:
         """Tell those who wait for a sleeping run what has become of it elsewhere, if it ended."""
-        row = await self.store.run(execution.thread_id, execution.run_id)
+        try:
+            row = await self.store.run(execution.thread_id, execution.run_id)
+        except CheckpointCorrupt as damage:
+            execution.end(damage)
+            return
         if not execution.is_asleep:
             return
         if row is None:

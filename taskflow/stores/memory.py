@@ -553,10 +553,12 @@ class MemoryStore:
                 last_signal=self._latest_signal(row.thread_id, row.run_id),
                 waits=held.waits,
             )
+        superseded = None
         if decision == "supersede" and latest:
             self._keep(cancelled(latest, claim.now))
+            superseded = latest.run_id
         row = self._begin(claim.new_row(0, latest.sequence + 1 if latest else 1))
-        return Claimed(row, self._previous(row), is_new=True)
+        return Claimed(row, self._previous(row), is_new=True, superseded=superseded)
 
     def _latest_checkpoint(self, run: RunRow) -> int:
         rows = self._checkpoints.get(run.thread_id, {}).values()

@@ -455,7 +455,7 @@ class SQLiteStore:
         query = sql.SELECT_HEADS.format(rows=_rows("(?)", len(threads)))
         latest: dict[str, RunRow] = {}
         answers: dict[int, Claimed | Exception] = {}
-        beginning: dict[str, tuple[int, RunRow, bytes | None]] = {}
+        beginning: dict[str, tuple[int, Claimed]] = {}
         for row in db.execute(query, threads).fetchall():
             latest[row[1]] = RunRow(*row)
         for index, claim in enumerate(claims):
@@ -482,9 +482,12 @@ class SQLiteStore:
                     sequence = head.sequence + 1 if head else 1
                     row = claim.new_row(0, sequence)
                     previous = _previous(db, row) if head else None
+                    superseded = None
                     if decision == "supersede" and head:
                         update_run(db, cancelled(head, claim.now))
-                    beginning[thread_id] = (index, row, previous)
+                        superseded = head.run_id
+                    claimed = Claimed(row, previous, is_new=True, superseded=superseded)
+                    beginning[thread_id] = index, claimed
             except TaskflowError as error:
                 answers[index] = error
         self._begin(db, beginning, answers)
@@ -500,18 +503,19 @@ class SQLiteStore:
     def _begin(
         self,
         db: sqlite3.Connection,
-        beginning: dict[str, tuple[int, RunRow, bytes | None]],
+        beginning: dict[str, tuple[int, Claimed]],
         answers: dict[int, Claimed | Exception],
     ) -> None:
         if not beginning:
             return
         parameters: list[Any] = []
-        for _, row, _ in beginning.values():
-            parameters += structs.astuple(row)[1:]
+        for _, claimed in beginning.values():
+            parameters += structs.astuple(claimed.row)[1:]
         statement = sql.INSERT_RUNS.format(rows=_rows(sql.RUN_ROW, len(beginning)))
         for number, thread_id in db.execute(statement, parameters).fetchall():
-            index, row, previous = beginning[thread_id]
-            answers[index] = Claimed(structs.replace(row, number=number), previous, is_new=True)
+            index, claimed = beginning[thread_id]
+            row = structs.replace(claimed.row, number=number)
+            answers[index] = structs.replace(claimed, row=row)
 
     def _check_idle(self, db: sqlite3.Connection, thread_id: str, owner: str | None) -> None:
         row = one_run(db, sql.SELECT_LATEST, (thread_id,))
