@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from taskflow.loops import Loop
 from taskflow.promises import Latch, Promise, uninterrupted
 
 __all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time")
+
+logger = logging.getLogger("taskflow")
 
 # A machine that was asleep is noticed after so many seconds at most.
 LONGEST_NAP: Final = 1.0
@@ -135,7 +138,10 @@ class Alarms:
     def _ring(self) -> None:
         now = self.clock.now()
         while self._heap and self._heap[0][0] <= now:
-            heapq.heappop(self._heap)[2].ring()
+            try:
+                heapq.heappop(self._heap)[2].ring()
+            except Exception:  # one alarm must never be the last
+                logger.exception("an alarm has failed")
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():

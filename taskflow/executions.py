@@ -71,6 +71,7 @@ class Keeper(Protocol):
     def wake(self, execution: Execution) -> None: ...
     def given_up(self, execution: Execution) -> None: ...
     async def cancel_elsewhere(self, execution: Execution) -> None: ...
+    async def waits_of(self, execution: Execution) -> list[Wait]: ...
 
 
 class Execution:
@@ -86,6 +87,7 @@ class Execution:
         "_body",
         "_busy",
         "_context",
+        "_cut_off_until",
         "_error",
         "_error_was_raised",
         "_final",
@@ -150,6 +152,7 @@ class Execution:
         self._mark = 0  # how much had happened when it was decided to pause
         self._unwinding = False
         self._final = False
+        self._cut_off_until: float | None = None  # the first deadline that was open then
 
     @property
     def thread_id(self) -> str:
@@ -212,16 +215,25 @@ class Execution:
         if waiting._waits_for is None:
             waiting._waits_for = []
         waiting._waits_for.append(self)
+        assert frame is not None
+        frame.give_slot_back()
         try:
-            return await self._wait(patient)
+            outcome = await self._wait(patient)
+        except Exception:
+            await frame.regain_slot()
+            raise
         finally:
             waiting._waits_for.remove(self)
+        await frame.regain_slot()
+        return outcome
 
     async def _wait(self, patient: bool) -> Any:
         self.join(patient=patient)
         self.is_awaited = True
         if self.is_asleep and not patient:
-            self.wake()
+            self.waiters -= 1
+            waits = await self._keeper.waits_of(self)
+            raise RunPaused(self.thread_id, self.run_id or "", waits)
         # Who is not patient hears of the pause, though the run may go on by then.
         over = self.ended if patient or self.round_over is None else self.round_over
         try:
@@ -327,7 +339,7 @@ class Execution:
         )
         self.round_over = self.round_over or Latch()
         self._unwinding = False
-        self._pause = None
+        self._pause = self._cut_off_until = None
         self._keeper.spawn(self)
 
     def ring(self) -> None:
@@ -450,6 +462,10 @@ class Execution:
     def _interrupt(self) -> None:
         self._unwinding = True
         if self._run is not None:
+            # Its timers ring for whoever recovers, as they do once it is paused.
+            deadlines = (each.deadline for each in self._run.waits.values())
+            known = (each for each in deadlines if each is not None)
+            self._cut_off_until = min(known, default=self._cut_off_until)
             self._run.unwinding = True
         if self._body is not None:
             self._body.cancel()
@@ -553,7 +569,7 @@ class Execution:
         run.has_ended = True
         now = self._keeper.clock.now()
         # Who was cut off because the runtime ends is continued by whoever recovers.
-        due = 0.0 if self._keeper.is_ending else None
+        due = 0.0 if self._keeper.is_ending else self._cut_off_until
         release = Finish(run.key, RunStatus.RUNNING, now, due=due)
         if self._final:
             finish = Finish(run.key, RunStatus.CANCELLED, now)

@@ -67,7 +67,10 @@ class Watch:
         """Look until `close` is called."""
         try:
             while not self._closing:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:  # one look must never be the last
+                    logger.exception("a look at what other processes do has failed")
                 await self._nap()
         except asyncio.CancelledError:
             pass  # asyncio.run() ends everything that is left
@@ -182,10 +185,21 @@ class Watch:
         limit = CANDIDATES + len(service.executions) + len(self._refused)
         rows = await service.store.recoverable(now, names, limit)
         self._has_more = len(rows) == limit
+        rows = [row for row in rows if self._is_sane(row)]
         # What kills its process is found by executing suspects one at a time, beside the others.
         self._suspects = {_key(row): row for row in rows if row.takeovers >= SUSPICIOUS}
         self._candidates.extend(row for row in rows if row.takeovers < SUSPICIOUS)
         self.fill()
+
+    def _is_sane(self, row: RunRow) -> bool:
+        """Whether what recovery goes by is what a store has written; the claim checks the rest."""
+        sane = isinstance(row.takeovers, int) and isinstance(row.due, float | int | None)
+        if not sane and _key(row) not in self._refused:
+            self._refused.add(_key(row))
+            logger.warning(
+                "run %r on thread %r is damaged, and left alone", row.run_id, row.thread_id
+            )
+        return sane
 
     def fill(self) -> None:
         """Continue as many runs as there is room for."""

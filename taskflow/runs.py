@@ -175,6 +175,10 @@ class Frame:
     def enter_call(self) -> None:
         """A call made here begins: the body waits for it, so its slot goes to somebody else."""
         self.in_flight += 1
+        self.give_slot_back()
+
+    def give_slot_back(self) -> None:
+        """The body waits: its slot goes to somebody else."""
         if self.holds_slot:
             self.holds_slot = False
             self.run.scheduler.slots.give_back()
@@ -187,7 +191,7 @@ class Frame:
 
     async def regain_slot(self) -> None:
         """Wait for a slot, if the body still needs one."""
-        if self.has_ended:
+        if self.has_ended or self.holds_slot or not self.is_task:
             return
         slots = self.run.scheduler.slots
         if not slots.try_take():
@@ -201,9 +205,7 @@ class Frame:
     def end(self) -> None:
         """The body has ended."""
         self.has_ended = True
-        if self.holds_slot:
-            self.holds_slot = False
-            self.run.scheduler.slots.give_back()
+        self.give_slot_back()
 
     def cancel(self) -> None:
         """The body was cancelled while it executes in a worker thread: so are its calls."""

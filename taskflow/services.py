@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from taskflow.cache import Cache
 from taskflow.clocks import Clock
+from taskflow.codec import decode_waits
 from taskflow.errors import (
     CheckpointCorrupt,
     LeaseLost,
@@ -35,6 +36,7 @@ from taskflow.feeds import Feeds
 from taskflow.inboxes import SignalTypes
 from taskflow.journal import Journal
 from taskflow.loops import Loop, current_loop
+from taskflow.pending import Wait
 from taskflow.promises import Latch, uninterrupted
 from taskflow.records import Claimed, Durability, RunStatus, Sent, Signal
 from taskflow.runs import FRAME, Run, logger
@@ -131,10 +133,7 @@ class Service:
         """Let the bodies that execute end, and start no more; then release every run."""
         self.scheduler.is_draining = True
         with anyio.move_on_after(timeout):
-            while not all(  # noqa: ASYNC110 - once in a process's life
-                each.run is None or each.run.is_drained or each.leads_to_caller()
-                for each in self._executing()
-            ):
+            while any(map(self._holds_up, self._executing())):  # noqa: ASYNC110 - once in a life
                 await anyio.sleep(0.005)
         for execution in list(self.asleep.values()):
             execution.cancel()
@@ -260,6 +259,11 @@ class Service:
         """End the run for good, whoever executes it, unless it has ended already."""
         await self.store.cancel(execution.thread_id, self.clock.now(), execution.run_id)
         await self.settle(execution)
+
+    async def waits_of(self, execution: Execution) -> list[Wait]:
+        """What a sleeping run waits for."""
+        row = await self.store.run(execution.thread_id, execution.run_id)
+        return decode_waits(None if row is None else row.waits)
 
     async def settle(self, execution: Execution) -> None:
         """Tell those who wait for a sleeping run what has become of it elsewhere, if it ended."""

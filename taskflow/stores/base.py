@@ -19,8 +19,8 @@ What a store promises:
   taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is unfinished.
 - A signal goes to its thread's unfinished run, and is RunNotFound where there is none. One whose id
   is on the thread already is not written again; but it moves to that run where nobody took it
-  before its own run ended. A paused run that gets one is due at once; so is a run that pauses
-  without knowing its latest signal.
+  before its own run ended. A run that gets one while it is paused or released is due at once; so
+  is one that pauses without knowing its latest signal.
 - Whatever drops a call drops the deadline that was recorded for it (`wait_id`) too.
 - A thread that is made by ``fork`` or ``adopt`` is there as a whole or not at all, and of two that
   are made under one id at once one is ThreadExists. What is copied is verified first, and gets

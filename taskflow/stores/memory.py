@@ -449,7 +449,7 @@ class MemoryStore:
             self._drop(thread_id, signal.task_id)
         previous = self._latest_signal(thread_id, run.run_id)
         sequence = self._insert(run, signal_row(signal, run))
-        if run.status == RunStatus.PAUSED:
+        if run.status in (RunStatus.PAUSED, RunStatus.RUNNING) and run.owner is None:
             self._keep(structs.replace(run, due=0.0))
         return Sent(run.run_id, run.workflow, sequence, previous, True)
 

@@ -17,7 +17,6 @@ import contextlib
 import math
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
@@ -30,6 +29,7 @@ import anyio
 import anyio.to_thread
 from msgspec import structs
 
+from taskflow.clocks import boot_time
 from taskflow.errors import (
     RunNotFound,
     SchemaTooNew,
@@ -69,9 +69,6 @@ T = TypeVar("T")
 PRUNED_THREADS: Final = 100  # that are looked at together
 PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
 CHECKPOINT_WRITES: Final = 8
-
-SAFE_WAL_VERSION: Final = (3, 51, 3)
-OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
 
 
 class _Answer:
@@ -143,7 +140,7 @@ class SQLiteStore:
             ) from None
         if self._writer is not None:
             raise StoreError(f"{self.path} is open already: a SQLiteStore serves one runtime")
-        if sqlite3.sqlite_version_info < OLDEST_VERSION:
+        if sqlite3.sqlite_version_info < sql.OLDEST_VERSION:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
         self._check_path()
 
@@ -152,7 +149,7 @@ class SQLiteStore:
         try:
             self._writer = await self._connect()
             await self._trip(self._writer, self._check_ours)
-            if sqlite3.sqlite_version_info < SAFE_WAL_VERSION:
+            if sqlite3.sqlite_version_info < sql.SAFE_WAL_VERSION:
                 self._write_lock = FileLock(f"{self._file}-lock", self._busy_timeout)
             await self._trip(self._writer, self._prepare)
             self._owner_lock = OwnerLock(self._owner_path(owner))
@@ -531,7 +528,7 @@ class SQLiteStore:
         return (
             lease is None
             or lease[0] != _boot_id()
-            or lease[1] < _boot_time()
+            or lease[1] < boot_time()
             or OwnerLock.is_free(self._owner_path(owner))
         )
 
@@ -592,7 +589,7 @@ class SQLiteStore:
             self._renew(db)
 
     def _renew(self, db: sqlite3.Connection) -> None:
-        db.execute(sql.RENEW_LEASE, (self._owner, _boot_id(), _boot_time() + self._lease_ttl))
+        db.execute(sql.RENEW_LEASE, (self._owner, _boot_id(), boot_time() + self._lease_ttl))
 
     def _drop_lease(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
@@ -611,7 +608,7 @@ class SQLiteStore:
     @contextlib.contextmanager
     def _lock_apart(self) -> Generator[None]:
         """The write lock, in another thread than the writer's."""
-        if sqlite3.sqlite_version_info >= SAFE_WAL_VERSION:
+        if sqlite3.sqlite_version_info >= sql.SAFE_WAL_VERSION:
             yield
             return
         # One open file cannot tell two threads of its process apart: open another.
@@ -895,13 +892,6 @@ def _is_current(
         refused[number, epoch] = row[1] if row else RunStatus.CANCELLED
         return False
     return True
-
-
-def _boot_time() -> float:
-    """Seconds since this machine was started, also those it slept; no wall clock moves them."""
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
 
 
 def _boot_id() -> str:

@@ -187,7 +187,10 @@ SELECT_LATEST_CHECKPOINT: Final = """
 SELECT sequence FROM checkpoint WHERE thread_id = ? AND run_id = ? AND kind != 'signal'
 ORDER BY sequence DESC LIMIT 1
 """
-SET_DUE: Final = "UPDATE run SET due = 0 WHERE number = ? AND status = 'paused'"
+# Also of a run whose caller went away before it paused: it waits as that one does.
+SET_DUE: Final = """
+UPDATE run SET due = 0 WHERE number = ? AND status IN ('paused', 'running') AND owner IS NULL
+"""
 SELECT_PREVIOUS: Final = f"""
 SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence < ? AND status = 'success'
 ORDER BY sequence DESC LIMIT 1
