@@ -126,6 +126,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 frame.end()
                 if frame.in_flight:
                     await run.end_strays(frame)
+                call.body = None  # or the frames of a fan-out live for as long as its calls
             if frame.is_cut_off and call.id is not None:
                 await run.check_open(parent)  # what it made of that is no outcome
             payload, value = codec.round_trip(value)

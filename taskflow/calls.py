@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 
 from taskflow import failures
@@ -95,11 +94,13 @@ class Call(Coroutine[Any, Any, T_co]):
                 f"result() would block the event loop that is to execute {self.id}: await the call"
             )
 
+        from anyio import from_thread  # a fifth of importing taskflow, and few need it
+
         async def wait() -> T_co:
             return await self
 
         try:
-            return anyio.from_thread.run(wait, token=loop.token)
+            return from_thread.run(wait, token=loop.token)
         except RuntimeError as error:
             # On trio a call in a thread has no scope whose cancellation it could raise.
             if self.frame.run.unwinding:
@@ -351,9 +352,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             raise self._failure(outcome.failure, outcome.error)
         return outcome.value  # type: ignore[no-any-return]
 
-    async def _attempt(self) -> Outcome:
+    def _attempt(self) -> Coroutine[Any, Any, Outcome]:
         """Execute the call, as often as its policies say."""
-        return await attempt_all(self, self.frame)
+        return attempt_all(self, self.frame)
 
     def _give_up(self) -> None:
         """It was cut off before its outcome was recorded."""

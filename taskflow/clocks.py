@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -22,6 +23,10 @@ logger = logging.getLogger("taskflow")
 
 # A machine that was asleep is noticed after so many seconds at most.
 LONGEST_NAP: Final = 1.0
+# Seconds since this machine was started, also those it slept; no wall clock moves them.
+boot_time: Callable[[], float] = time.monotonic
+if sys.platform == "linux":
+    boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)  # each task asks twice
 FEW: Final = 100  # alarms that are not worth tidying up
 
 
@@ -146,10 +151,3 @@ class Alarms:
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-
-
-def boot_time() -> float:
-    """Seconds since this machine was started, also those it slept; no wall clock moves them."""
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()

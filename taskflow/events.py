@@ -45,7 +45,7 @@ class RunStarted(_Event, frozen=True, tag="run_started"):
     """A run was begun, or is continued."""
 
 
-class TaskStarted(_Event, frozen=True, tag="task_started"):
+class TaskStarted(_Event, frozen=True, tag="task_started", gc=False):
     """A call's body begins to execute."""
 
     attempt: int = 1
@@ -59,7 +59,7 @@ class TaskRetrying(_Event, frozen=True, tag="task_retrying"):
     error: str  # type and message
 
 
-class TaskCompleted(_Event, frozen=True, tag="task_completed"):
+class TaskCompleted(_Event, frozen=True, tag="task_completed", gc=False):
     """A call has its result; ``replayed`` where that was recorded before."""
 
     replayed: bool

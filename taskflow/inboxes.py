@@ -102,9 +102,9 @@ class Inbox:
         """It waits no more."""
         self._receivers.get(receiver.name, {}).pop(receiver.order, None)
 
-    def receivers(self, name: str) -> list[Receiver]:
+    def receivers(self, name: str) -> Iterable[Receiver]:
         """Who waits for a signal of that name, the earliest call first."""
-        return list(self._receivers.get(name, {}).values())
+        return self._receivers.get(name, {}).values()
 
     def _offer(self, signal: SignalRow) -> None:
         self.changes += 1

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import count
 from typing import Any, Final, Literal, Protocol
@@ -437,9 +437,9 @@ class Run:
         finally:
             call.is_held = False
 
-    def open_receivers(self, name: str) -> list[Receiver]:
+    def open_receivers(self, name: str) -> Iterable[Receiver]:
         """The calls that wait for a signal of that name, the earliest first."""
-        return list(self.inbox.receivers(name))
+        return self.inbox.receivers(name)
 
     def open_wait(self, wait: Wait, parent_id: str | None) -> None:
         """A call waits for a signal or a time from now on."""

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from taskflow import failures, history
 from taskflow.clocks import Clock
-from taskflow.codec import decode_plain, decode_waits, encode_plain
+from taskflow.codec import Codec, decode_plain, decode_waits, encode_plain
 from taskflow.errors import (
     CheckpointCorrupt,
     RunNotFound,
@@ -579,9 +579,11 @@ class Runtime:
 
     async def _check_fit(self, service: Service, thread_id: str, name: str, payload: bytes) -> None:
         """Raise SerializationError where every open receive of that name is known to refuse it."""
+        codecs: Iterable[Codec]
         execution = service.executions.get(thread_id)
         if execution is not None and execution.run is not None:
-            codecs = [each.codec for each in execution.run.open_receivers(name)]
+            # Usually the first one takes it, of however many.
+            codecs = (each.codec for each in execution.run.open_receivers(name))
         elif types := service.signal_types.of(name):
             row = await self._store.run(thread_id, None)
             waits = decode_waits(None if row is None else row.waits)
@@ -592,15 +594,17 @@ class Runtime:
         else:
             return
         misfit: Exception | None = None
+        refused: list[Codec] = []
         for codec in codecs:
             try:
                 codec.decode(payload)
                 return
             except Exception as error:  # also what a class of the user's raises in its checks
                 misfit = error
+                refused.append(codec)
         if misfit is not None:
             sent = payload[:200].decode(errors="replace")
-            expected = " or ".join(sorted({spelled(codec.annotation) for codec in codecs}))
+            expected = " or ".join(sorted({spelled(codec.annotation) for codec in refused}))
             raise SerializationError(
                 f"thread {thread_id!r} waits for a signal {name!r} of type {expected}, and "
                 f"{sent} is none: {misfit.__cause__ or misfit!r}"

@@ -16,7 +16,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import anyio
-import anyio.from_thread
 
 from taskflow.loops import Loop
 from taskflow.promises import Latch, uninterrupted
@@ -99,6 +98,8 @@ class WorkerThreads:
         work: Callable[[], None],
         ended: Latch,
     ) -> None:
+        from anyio import from_thread  # it takes a fifth of importing taskflow, and few need it
+
         work()
 
         def tell() -> None:
@@ -109,7 +110,7 @@ class WorkerThreads:
             ended.set_result()
 
         try:
-            anyio.from_thread.run_sync(tell, token=self._loop.token)
+            from_thread.run_sync(tell, token=self._loop.token)
         except (anyio.RunFinishedError, RuntimeError):
             # Abandoned, and the loop has ended meanwhile.
             queue.put(None)
