@@ -18,6 +18,7 @@ from taskflow.codec import decode_waits, encode_pause
 from taskflow.contests import Stake
 from taskflow.errors import (
     CheckpointCorrupt,
+    HistoryMismatch,
     LeaseLost,
     RunCancelled,
     RunPaused,
@@ -639,7 +640,11 @@ class Execution:
                 due=min((each for each in deadlines if each is not None), default=None),
                 last_signal=run.inbox.latest,
             )
-        return release
+        if isinstance(error, HistoryMismatch | CheckpointCorrupt):
+            return release
+        # What the workflow is given or gives cannot be recorded: it has failed, before or after.
+        payload = failures.record(error).encode()
+        return structs.replace(release, status=RunStatus.ERROR, error=payload, due=None)
 
     def _paused(self, run: Run, now: float) -> Finish:
         waits = self._pause or []

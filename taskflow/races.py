@@ -256,7 +256,13 @@ def race(*calls: Call[Any]) -> Call[Any]:
     return RaceCall(frame, calls)
 
 
-def as_completed(*calls: Call[T]) -> AsCompleted[T]:
+@overload
+def as_completed(first: Call[A], second: Call[B], /) -> AsCompleted[A | B]: ...
+@overload
+def as_completed(first: Call[A], second: Call[B], third: Call[C], /) -> AsCompleted[A | B | C]: ...
+@overload
+def as_completed(*calls: Call[T]) -> AsCompleted[T]: ...
+def as_completed(*calls: Call[Any]) -> AsCompleted[Any]:
     """The results of ``calls`` in the order in which they come, and on a rerun in the same one.
 
     ``async with as_completed(*calls) as results: async for result in results: …``. A call that has

@@ -154,7 +154,9 @@ class ReceiveCall(WaitCall[T]):
         self, frame: Frame, name: str, annotation: Any, prompt: object, timeout: float | None
     ) -> None:
         self._codec = _codec_of(annotation)
-        super().__init__(RECEIVE, frame, {"name": name})
+        # An answer is never given to another question.
+        question = {"name": name} if prompt is None else {"name": name, "prompt": prompt}
+        super().__init__(RECEIVE, frame, question)
         self.name = name
         self.order = next(frame.run.inbox.calls)
         self._annotation = annotation
@@ -299,12 +301,14 @@ def receive(
     """The value of the next signal ``name`` that is sent to this run, decoded to ``type``.
 
     Signals are taken in the order in which they were sent, each by one ``receive``, the earliest
-    call first. One that does not fit ``type`` is set aside and logged. ``prompt`` (a JSON value)
-    is shown to whoever looks at what the run waits for. While only this is open the run is paused,
-    which cuts off plain code beside it: make that a task. A time limit around it holds while it
-    is awaited here, but does not outlast a pause; a task with a ``timeout`` keeps its run from
-    pausing. After ``timeout`` (seconds or timedelta,
-    counted from the first call, over reruns) TimeoutError is raised, and recorded like any failure.
+    call first. One that does not fit ``type`` is set aside and logged. ``prompt`` (a JSON value) is
+    shown to whoever looks at what the run waits for; with another one it is another call, which is
+    asked anew. After ``timeout`` (seconds or timedelta, counted from the first call, over reruns)
+    TimeoutError is raised, and recorded like any failure.
+
+    While only waits are open the run is paused, which cuts off plain code beside them: make that a
+    task. A time limit around this call holds while it is awaited here, and does not outlast a
+    pause; a task with a ``timeout`` keeps its run from pausing.
 
     Raises NotInRun outside of a run; SerializationError for a type that cannot be read from JSON
     and a prompt that JSON cannot carry.

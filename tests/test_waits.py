@@ -1277,3 +1277,32 @@ async def test_wait_for_cancels_a_receive_and_gives_its_signal_back(
             return [await receive("x")]
 
         assert await finish(runtime, ask()) == [1]
+
+
+async def test_an_answer_is_never_given_to_another_question(runtime: Runtime) -> None:
+    """A prompt is part of what a call is: an approval of 100 is none of 900."""
+    amount = 100
+
+    @task
+    async def draft() -> int:
+        return amount
+
+    @workflow
+    async def expense() -> Any:
+        cents = await draft()
+        approved = await receive("approval", bool, prompt={"cents": cents})
+        return cents, approved, await receive("more", str)
+
+    with pytest.raises(RunPaused):
+        await runtime.run(expense(), thread_id="t")
+    await runtime.send("t", "approval", True)
+    with pytest.raises(RunPaused):
+        await runtime.run(expense(), thread_id="t")
+    (drafted,) = [each for each in await runtime.tasks("t") if each.name == "draft"]
+    await runtime.replace("t", drafted.task_id, 900)
+
+    with pytest.raises(RunPaused) as paused:
+        await runtime.run(expense(), thread_id="t")
+    assert [(each.name, each.prompt) for each in paused.value.waits] == [
+        ("approval", {"cents": 900})
+    ]

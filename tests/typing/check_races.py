@@ -82,6 +82,7 @@ async def chooses() -> int | str:
 @workflow
 async def collects() -> None:
     assert_type(as_completed(number("1"), number("2")), AsCompleted[int])
+    assert_type(as_completed(number("1"), text(2)), AsCompleted[int | str])
     async with as_completed(number("1"), number("2")) as results:
         async for each in results:
             assert_type(each, int)
@@ -151,8 +152,8 @@ def matched(event: Event) -> Any:
 async def what_is_refused(runtime: Runtime) -> None:
     race(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     race(number)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    as_completed(number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    as_completed([number("1")])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    as_completed(number)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    as_completed([number("1")])  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     runtime.subscribe(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     runtime.subscribe("t", after="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     runtime.stream(number("1"), thread_id="t")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
