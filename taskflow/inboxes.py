@@ -102,6 +102,10 @@ class Inbox:
         """It waits no more."""
         self._receivers.get(receiver.name, {}).pop(receiver.order, None)
 
+    def untaken(self) -> list[str]:
+        """The names of the signals that nobody has taken, one for each."""
+        return [name for name, signals in self._signals.items() for _ in signals]
+
     def receivers(self, name: str) -> Iterable[Receiver]:
         """Who waits for a signal of that name, the earliest call first."""
         return self._receivers.get(name, {}).values()

@@ -733,7 +733,15 @@ class Run:
         ]
 
     def report_drift(self) -> None:
-        """Log the recorded results that this run, which ends here, did not use."""
+        """Log the recorded results and signals that this run, which ends here, did not use."""
+        if untaken := self.inbox.untaken():
+            logger.warning(
+                "run %r on thread %r ended without %d signals that were sent to it: %s",
+                self.run_id,
+                self.thread_id,
+                len(untaken),
+                ", ".join(sorted(set(untaken))[:10]),
+            )
         unused = self.unused()
         if unused:
             names = sorted({row.task_id for row in unused})

@@ -184,7 +184,7 @@ class ReceiveCall(WaitCall[T]):
                     self.name,
                     run.thread_id,
                     spelled(self._annotation),
-                    error,
+                    error.__cause__ or error,
                 )
             return False
         return True
