@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -17,6 +18,27 @@ KINDS = {
     "memory-trio": ("memory", TRIO),
     "sqlite-asyncio": ("sqlite", ASYNCIO),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long, and with which seed, what is in tests/faults goes on."""
+    group = parser.getgroup("faults")
+    group.addoption("--long", action="store_true", help="the long forms of tests/faults")
+    group.addoption("--seed", type=int, default=1, help="what they draw their faults from")
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether a test of faults goes on for as long as its long form says."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """What a test of faults draws from; it says the seed where it fails."""
+    seed = request.config.getoption("--seed")
+    print(f"seed {seed}: repeat with --seed={seed}")
+    return random.Random(f"{seed} {request.node.name}")
 
 
 @pytest.fixture(params=list(KINDS))

@@ -1,0 +1,1 @@
+"""Tools to test workflows, and stores, as hard as taskflow tests itself."""
