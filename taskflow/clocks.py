@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ import anyio
 from taskflow.loops import Loop
 from taskflow.promises import Latch, Promise, uninterrupted
 
-__all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time")
+__all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time", "present")
 
 logger = logging.getLogger("taskflow")
 
@@ -38,6 +39,8 @@ class Clock:
     clock has to have.
     """
 
+    longest_nap = LONGEST_NAP
+
     def __init__(self) -> None:
         self._offset = time.time() - boot_time()
 
@@ -45,15 +48,36 @@ class Clock:
         """Seconds since 1970 (UTC)."""
         return boot_time() + self._offset
 
+    def elapsed(self) -> float:
+        """Seconds that pass while this process can execute, since some moment."""
+        return time.monotonic()
+
     def when_moved(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when `now` has changed by itself: never, on a real clock."""
 
+    def pause(self, interval: float, looks: int) -> float:
+        """Seconds to wait before one looks again at what others do, after ``looks`` in vain."""
+        return interval
+
 
 class Ticker(Clock):
-    """Seconds that pass while this process can execute, since some moment."""
+    """What durations are measured with: it goes on though a clock's ``now`` is set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.longest_nap = clock.longest_nap
 
     def now(self) -> float:
-        return time.monotonic()
+        return self._clock.elapsed()
+
+
+class Present(threading.local):
+    """What the code of this thread takes for the time, where nobody gave it a clock."""
+
+    clock: Clock | None = None  # None: the machine's
+
+
+present: Final = Present()
 
 
 class Alarm:
@@ -120,10 +144,10 @@ class Alarms:
             while not self._closing:
                 self._ring()
                 now = self.clock.now()
-                left = self._heap[0][0] - now if self._heap else LONGEST_NAP
+                left = self._heap[0][0] - now if self._heap else self.clock.longest_nap
                 if left <= 0:
                     continue
-                nap = min(left, LONGEST_NAP) if self._heap else None
+                nap = min(left, self.clock.longest_nap) if self._heap else None
                 self._napping_until = float("inf") if nap is None else now + nap
                 self._wake = self._loop.promise()
                 with anyio.move_on_after(nap):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
@@ -20,7 +20,26 @@ from anyio.lowlevel import EventLoopToken, current_token
 from taskflow.cancellation import AsyncioGroup, CancelledOnce, Group, Interruptible, TrioGroup
 from taskflow.promises import Promise, TrioPromise
 
-__all__ = ("Loop", "current_loop")
+__all__ = ("Loop", "Outside", "current_loop", "outside")
+
+
+class Outside(threading.local):
+    """How much worker threads and processes do at this moment for the loop of this thread.
+
+    Used as a context around each wait for one. Nothing goes by it but clocks that pass by
+    themselves when nothing happens, which have to wait for what happens outside.
+    """
+
+    count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *raised: object) -> None:
+        self.count -= 1
+
+
+outside: Final = Outside()
 
 
 class Loop:

@@ -43,6 +43,7 @@ class Watch:
         self._suspect: Execution | None = None  # that executes
         self._suspected_at = 0.0
         self._has_failed = False
+        self._looks = 0  # since something happened here or was found
         self._wake: Promise | None = None
         self._is_told = False
         self._closing = False
@@ -55,6 +56,7 @@ class Watch:
     def look_soon(self) -> None:
         """Something may be due now."""
         self._is_told = True
+        self._looks = 0
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -87,7 +89,10 @@ class Watch:
         service = self._service
         if not self._is_told:
             self._wake = service.loop.promise()
-            with anyio.move_on_after(service.settings.poll_interval):
+            self._looks += 1
+            with anyio.move_on_after(
+                service.clock.pause(service.settings.poll_interval, self._looks)
+            ):
                 await self._wake
         self._is_told = False
 
@@ -116,6 +121,7 @@ class Watch:
         else:
             for sequence, thread_id in await service.store.news(self._news):
                 self._news = sequence
+                self._looks = 0
                 if sequence not in self._sent_here:
                     service.look_for_signals(thread_id)
         self._sent_here = {each for each in self._sent_here if each > self._news}
@@ -228,6 +234,7 @@ class Watch:
         service = self._service
         if row.thread_id in service.executions or _key(row) in self._refused:
             return None
+        self._looks = 0
         if (asleep := service.asleep.get(row.thread_id)) is not None:
             service.wake(asleep)
             return None

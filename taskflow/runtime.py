@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
@@ -647,7 +648,9 @@ class Runtime:
         )
 
     async def _run(self, claim: Claim, workflow: Workflow[..., Any, Any], wait: bool) -> Any:
-        begun = self._open().clock.now()
+        clock = self._open().clock
+        begun = clock.now()
+        looks = count(1)
         while True:
             execution = await self._execution(claim, workflow)
             try:
@@ -655,7 +658,7 @@ class Runtime:
             except ThreadBusy as error:
                 if not (wait and error.same_run and error.thread_id == claim.thread_id):
                     raise
-            await anyio.sleep(POLL_INTERVAL)
+            await anyio.sleep(clock.pause(POLL_INTERVAL, next(looks)))
             row = await self._store.run(claim.thread_id, claim.run_id)
             ended = row is not None and row.owner is None and begun <= (row.finished or 0)
             if ended and row and row.error and row.fingerprint == claim.fingerprint:
@@ -666,6 +669,7 @@ class Runtime:
         self, claim: Claim, workflow: Workflow[..., Any, Any], *, wait: bool, patient: bool
     ) -> Execution:
         """The execution that answers ``claim``, with us as one who waits for it."""
+        looks = count(1)
         while True:
             execution = await self._execution(claim, workflow)
             try:
@@ -674,7 +678,7 @@ class Runtime:
             except ThreadBusy as error:
                 if not (wait and error.same_run):
                     raise
-            await anyio.sleep(POLL_INTERVAL)
+            await anyio.sleep(self._open().clock.pause(POLL_INTERVAL, next(looks)))
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""

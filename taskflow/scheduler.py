@@ -22,7 +22,7 @@ class Scheduler:
         self.loop = loop
         self.clock = clock or Clock()
         self.alarms = Alarms(self.clock, loop)  # for deadlines
-        self.timers = Alarms(Ticker(), loop)  # for durations, whatever the clock shows
+        self.timers = Alarms(Ticker(self.clock), loop)  # for durations, whatever the clock shows
         self.is_draining = False  # no call starts any more
         self.width = max_concurrency
         self.slots = Slots(max_concurrency, loop)

@@ -19,7 +19,7 @@ import anyio
 from msgspec import Struct
 
 from taskflow.cache import Cache
-from taskflow.clocks import Clock
+from taskflow.clocks import Clock, present
 from taskflow.codec import decode_waits
 from taskflow.errors import (
     CheckpointCorrupt,
@@ -79,7 +79,7 @@ class Service:
         self.owner = os.urandom(8).hex()
         self.store = store
         self.settings = settings
-        self.clock = clock or Clock()
+        self.clock = clock or present.clock or Clock()
         self.loop: Loop = current_loop()
         self.feeds = Feeds(self.clock)
         self.scheduler = Scheduler(self.loop, settings.max_concurrency, self.clock)

@@ -97,6 +97,7 @@ class Subscription:
         self._last = self._read = after or 0  # the numbers that were told, and read
         self._pending: deque[Event] = deque()  # to be told before anything else
         self._looks = True  # at the store, before it listens on
+        self._waited = 0  # how often in vain
         self._told: set[str] = set()  # calls that the latest looks have told to have ended
         self._end: Event | None = None  # that came from the run itself
         self._is_over = False
@@ -160,9 +161,12 @@ class Subscription:
 
     async def _wait(self, listener: Listener) -> None:
         """Wait for an event here; others may execute the run, so look again after a while."""
-        with anyio.move_on_after(self._service.settings.poll_interval):
+        interval = self._service.settings.poll_interval
+        with anyio.move_on_after(self._service.clock.pause(interval, self._waited + 1)):
             await listener.wait()
+            self._waited = 0
             return
+        self._waited += 1
         self._looks = True
 
     async def _look(self, listener: Listener) -> None:

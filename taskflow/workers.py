@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from taskflow.loops import Loop
+from taskflow.loops import Loop, outside
 from taskflow.promises import Latch, uninterrupted
 
 __all__ = ("WorkerThreads", "call_in_process")
@@ -54,7 +54,7 @@ class WorkerThreads:
 
         queue = self._idle.pop() if self._idle else self._start()
         queue.put(lambda: self._work(queue, work, ended))
-        with anyio.move_on_after(timeout) as scope:
+        with outside, anyio.move_on_after(timeout) as scope:
             try:
                 await ended.wait()
             except BaseException:
@@ -129,7 +129,8 @@ async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *a
 
     work = functools.partial(_find_and_call, fn, module, qualname)
     limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
-    return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
+    with outside:
+        return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
 
 
 def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:

@@ -29,7 +29,7 @@ import anyio
 import anyio.to_thread
 from msgspec import structs
 
-from taskflow.clocks import boot_time
+from taskflow.clocks import boot_time, present
 from taskflow.errors import (
     RunNotFound,
     SchemaTooNew,
@@ -37,6 +37,7 @@ from taskflow.errors import (
     TaskflowError,
     ThreadBusy,
 )
+from taskflow.loops import outside
 from taskflow.records import (
     Batch,
     CacheEntry,
@@ -69,6 +70,11 @@ T = TypeVar("T")
 PRUNED_THREADS: Final = 100  # that are looked at together
 PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
 CHECKPOINT_WRITES: Final = 8
+
+
+# The owners whose stores are open in this process, and the locks of those that stand still.
+_serving: Final[set[str]] = set()
+_standing_still: Final[list[OwnerLock | None]] = []
 
 
 class _Answer:
@@ -124,6 +130,7 @@ class SQLiteStore:
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._write_lock: FileLock | contextlib.nullcontext[None] = contextlib.nullcontext()
+        self._lease_time: Callable[[], float] = boot_time
         self._lease_end = threading.Event()
         self._lease_thread: threading.Thread | None = None
 
@@ -146,6 +153,7 @@ class SQLiteStore:
 
         self._file = os.path.realpath(self.path)  # noqa: ASYNC240 - a local disk, once
         self._owner = owner
+        self._lease_time = boot_time if present.clock is None else present.clock.elapsed
         try:
             self._writer = await self._connect()
             await self._trip(self._writer, self._check_ours)
@@ -162,6 +170,7 @@ class SQLiteStore:
                 raise StoreError(f"{self.path} cannot be opened: {error}") from error
             raise
         self._lease_end.clear()
+        _serving.add(owner)
         self._lease_thread = threading.Thread(
             target=self._keep_lease, name="taskflow lease", daemon=True
         )
@@ -171,10 +180,24 @@ class SQLiteStore:
         if self._writer is None:
             return
         self._lease_end.set()
+        _serving.discard(owner)
         with contextlib.suppress(
             StoreError
         ):  # the file may be full or gone: the lock tells as much
             await self._trip(self._writer, self._drop_lease)
+        await self._close_all()
+
+    async def abandon(self, *, holds_lock: bool = False) -> None:
+        """Let go of everything without a word to others, as the death of this process would.
+
+        For tests. With ``holds_lock`` as if it stood still: only its lease, which was renewed just
+        now and is not any more, tells others that it is gone.
+        """
+        self._lease_end.set()
+        _serving.discard(self._owner)
+        if holds_lock:
+            await self._write(self._renew)
+            _standing_still.append(self.__dict__.pop("_owner_lock", None))
         await self._close_all()
 
     async def commit(self, batch: Batch) -> Committed:
@@ -528,9 +551,13 @@ class SQLiteStore:
         return (
             lease is None
             or lease[0] != _boot_id()
-            or lease[1] < boot_time()
+            or (lease[1] < self._lease_time() and not self._is_renewed(owner))
             or OwnerLock.is_free(self._owner_path(owner))
         )
+
+    def _is_renewed(self, owner: str) -> bool:
+        """Whether a lease is kept that has run out: time was skipped, and nobody could renew it."""
+        return self._lease_time != boot_time and owner in _serving
 
     def _owner_path(self, owner: str) -> str:
         return f"{self._file}-owner-{owner}"
@@ -589,7 +616,7 @@ class SQLiteStore:
             self._renew(db)
 
     def _renew(self, db: sqlite3.Connection) -> None:
-        db.execute(sql.RENEW_LEASE, (self._owner, _boot_id(), boot_time() + self._lease_ttl))
+        db.execute(sql.RENEW_LEASE, (self._owner, _boot_id(), self._lease_time() + self._lease_ttl))
 
     def _drop_lease(self, db: sqlite3.Connection) -> None:
         with self._write_lock:
@@ -658,7 +685,8 @@ class SQLiteStore:
             self._file, isolation_level=None, timeout=self._busy_timeout, factory=_Connection
         )
         try:
-            return await connection
+            with outside:
+                return await connection
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
@@ -731,7 +759,8 @@ class SQLiteStore:
             if connection is not None:
                 with contextlib.suppress(StoreError):
                     await self._trip(connection, close)
-                await connection.close()
+                with outside:
+                    await connection.close()
         if isinstance(lock, FileLock):
             lock.close()
         owner_lock: OwnerLock | None = self.__dict__.pop("_owner_lock", None)
@@ -800,7 +829,8 @@ async def _send(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], None]
 ) -> None:
     asked: Any = work  # what `_Connection.execute` takes in place of SQL
-    await connection.execute_fetchall(asked)
+    with outside:
+        await connection.execute_fetchall(asked)
 
 
 def _nothing(db: sqlite3.Connection) -> None:
