@@ -54,10 +54,24 @@ class FileLock:
     """
 
     def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._timeout = timeout
 
     def __enter__(self) -> None:
+        self._acquire()
+        try:
+            while not _is_file_at(self._fd, self._path):
+                # It was deleted, and whoever comes now locks another one.
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+                os.close(self._fd)
+                self._fd = fd
+                self._acquire()
+        except BaseException:
+            _unlock(self._fd)
+            raise
+
+    def _acquire(self) -> None:
         if _try_lock(self._fd):
             return
         deadline = time.monotonic() + self._timeout
@@ -92,6 +106,13 @@ class OwnerLock:
             if _try_lock(self._fd) and _is_file_at(self._fd, path):
                 return
             os.close(self._fd)
+
+    def keep(self) -> None:
+        """Make the file again if somebody has deleted it: without it we are taken for dead."""
+        if not _is_file_at(self._fd, self._path):
+            successor = OwnerLock(self._path)
+            os.close(self._fd)
+            self._fd = successor._fd
 
     def release(self) -> None:
         """Remove the file and let go of the lock."""

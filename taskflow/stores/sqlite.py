@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import aiosqlite
@@ -60,6 +62,7 @@ from taskflow.records import (
 from taskflow.stores import sqlite_history as history
 from taskflow.stores import statements as sql
 from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
+from taskflow.stores.files import OpenFiles, has_descriptors
 from taskflow.stores.locks import FileLock, OwnerLock
 from taskflow.stores.sqlite_rows import drop_call, one_run, update_run
 
@@ -70,6 +73,12 @@ T = TypeVar("T")
 PRUNED_THREADS: Final = 100  # that are looked at together
 PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
 CHECKPOINT_WRITES: Final = 8
+
+NO_SPACE: Final = "there is no space left for it: make room, then run again"
+READ_ONLY: Final = "it is read-only: make the file and its folder writable"
+NO_DESCRIPTORS: Final = (
+    "this process has used up its file descriptors: close some, or raise the limit (ulimit -n)"
+)
 
 
 # The owners whose stores are open in this process, and the locks of those that stand still.
@@ -125,11 +134,17 @@ class SQLiteStore:
         self._file = self.path
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
+        self._options: dict[str, Any] = {
+            "uri": True,
+            "isolation_level": None,
+            "timeout": busy_timeout,
+        }
         self._lease_ttl = lease_ttl
         self._owner = ""
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._write_lock: FileLock | contextlib.nullcontext[None] = contextlib.nullcontext()
+        self._files: OpenFiles | contextlib.nullcontext[None] = contextlib.nullcontext()
         self._lease_time: Callable[[], float] = boot_time
         self._lease_end = threading.Event()
         self._lease_thread: threading.Thread | None = None
@@ -155,24 +170,30 @@ class SQLiteStore:
         self._owner = owner
         self._lease_time = boot_time if present.clock is None else present.clock.elapsed
         try:
-            self._writer = await self._connect()
+            self._writer = await self._connect("rwc")
             await self._trip(self._writer, self._check_ours)
-            if sqlite3.sqlite_version_info < sql.SAFE_WAL_VERSION:
-                self._write_lock = FileLock(f"{self._file}-lock", self._busy_timeout)
+            self._write_lock = await self._trip(self._writer, lambda db: self._new_lock())
             await self._trip(self._writer, self._prepare)
-            self._owner_lock = OwnerLock(self._owner_path(owner))
+            self._owner_lock = await self._trip(
+                self._writer, lambda db: OwnerLock(self._owner_path(owner))
+            )
             await self._trip(self._writer, self._take_lease)
+            self._files = OpenFiles(self._file, self.path)
             self._reader = await self._connect()
-            await self._trip(self._reader, lambda db: db.execute("PRAGMA query_only = 1"))
+            await self._trip(self._reader, self._prepare_reader)
+            lease = await self._trip(self._writer, lambda db: self._open_lease())
         except BaseException as error:
             await self._close_all()
             if isinstance(error, OSError):
-                raise StoreError(f"{self.path} cannot be opened: {error}") from error
+                raise self._explained(error) from error
             raise
         self._lease_end.clear()
         _serving.add(owner)
         self._lease_thread = threading.Thread(
-            target=self._keep_lease, name="taskflow lease", daemon=True
+            target=self._keep_lease,
+            args=(*lease, self._owner_lock),
+            name="taskflow lease",
+            daemon=True,
         )
         self._lease_thread.start()
 
@@ -278,7 +299,7 @@ class SQLiteStore:
         self._opened(self._reader)
         connection = await self._connect()  # its own: one transaction for as long as it is open
         try:
-            await self._trip(connection, history.begin_snapshot)
+            await self._trip(connection, self._begin_snapshot)
             yield _Snapshot(thread_id, lambda work: self._trip(connection, work))
         finally:
             with anyio.CancelScope(shield=True):
@@ -559,6 +580,10 @@ class SQLiteStore:
         """Whether a lease is kept that has run out: time was skipped, and nobody could renew it."""
         return self._lease_time != boot_time and owner in _serving
 
+    def _uri(self, mode: Literal["rw", "rwc"]) -> str:
+        """The file's name for SQLite; only ``rwc`` makes a file where there is none."""
+        return f"{Path(self._file).as_uri()}?mode={mode}"
+
     def _owner_path(self, owner: str) -> str:
         return f"{self._file}-owner-{owner}"
 
@@ -608,6 +633,10 @@ class SQLiteStore:
                 for statement in script.split(";\n"):
                     db.execute(statement)
 
+    def _prepare_reader(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA query_only = 1")
+        db.execute(sql.SELECT_LEASE, (self._owner,)).fetchone()  # opens the log
+
     def _take_lease(self, db: sqlite3.Connection) -> None:
         with self._write_lock, _Transaction(db):
             for (owner,) in db.execute(sql.SELECT_LEASES).fetchall():
@@ -622,29 +651,55 @@ class SQLiteStore:
         with self._write_lock:
             db.execute(sql.DROP_LEASE, (self._owner,))
 
-    def _keep_lease(self) -> None:
+    def _open_lease(self) -> tuple[sqlite3.Connection, FileLock | contextlib.nullcontext[None]]:
+        """What a lease is renewed with: opened early, while there are file descriptors."""
+        lock = self._new_lock()
+        try:
+            db = sqlite3.connect(self._uri("rw"), **self._options, check_same_thread=False)
+            db.execute(sql.SELECT_LEASE, (self._owner,)).fetchone()  # opens the log
+        except BaseException:
+            if isinstance(lock, FileLock):
+                lock.close()
+            raise
+        return db, lock
+
+    def _keep_lease(
+        self,
+        db: sqlite3.Connection,
+        lock: FileLock | contextlib.nullcontext[None],
+        owner_lock: OwnerLock,
+    ) -> None:
         """Renew the lease until the store is closed, in a thread that no busy loop can hold up."""
         while not self._lease_end.wait(self._lease_ttl / 6):
             # A failure is tried again after the next interval; four of five may be missed.
-            with contextlib.suppress(sqlite3.Error, OSError), contextlib.ExitStack() as stack:
-                db = sqlite3.connect(self._file, isolation_level=None, timeout=self._busy_timeout)
-                stack.callback(db.close)
-                stack.enter_context(self._lock_apart())
+            with contextlib.suppress(OSError):
+                owner_lock.keep()
+            with contextlib.suppress(sqlite3.Error, OSError), lock:
                 self._renew(db)
+        db.close()
+        if isinstance(lock, FileLock):
+            lock.close()
+
+    def _new_lock(self) -> FileLock | contextlib.nullcontext[None]:
+        """A write lock. One open file cannot tell two threads of a process apart: each has one."""
+        if sqlite3.sqlite_version_info >= sql.SAFE_WAL_VERSION:
+            return contextlib.nullcontext()
+        return FileLock(f"{self._file}-lock", self._busy_timeout)
 
     @contextlib.contextmanager
     def _lock_apart(self) -> Generator[None]:
         """The write lock, in another thread than the writer's."""
-        if sqlite3.sqlite_version_info >= sql.SAFE_WAL_VERSION:
-            yield
-            return
-        # One open file cannot tell two threads of its process apart: open another.
-        lock = FileLock(f"{self._file}-lock", self._busy_timeout)
+        lock = self._new_lock()
         try:
             with lock:
                 yield
         finally:
-            lock.close()
+            if isinstance(lock, FileLock):
+                lock.close()
+
+    def _begin_snapshot(self, db: sqlite3.Connection) -> None:
+        with self._files:
+            history.begin_snapshot(db)
 
     def _close_apart(self, db: sqlite3.Connection) -> None:
         with self._lock_apart():  # whoever closes last checkpoints
@@ -656,7 +711,7 @@ class SQLiteStore:
         self, pace: history.Pace, work: Callable[[sqlite3.Connection], T], *, alone: bool = False
     ) -> T:
         def timed(db: sqlite3.Connection) -> T:
-            with self._write_lock:
+            with self._write_lock, self._files:
                 begun = time.monotonic()
                 with contextlib.nullcontext() if alone else _Transaction(db):
                     done = work(db)
@@ -680,10 +735,8 @@ class SQLiteStore:
 
     # Trips to a connection's thread.
 
-    async def _connect(self) -> aiosqlite.Connection:
-        connection = aiosqlite.connect(
-            self._file, isolation_level=None, timeout=self._busy_timeout, factory=_Connection
-        )
+    async def _connect(self, mode: Literal["rw", "rwc"] = "rw") -> aiosqlite.Connection:
+        connection = aiosqlite.connect(self._uri(mode), **self._options, factory=_Connection)
         try:
             with outside:
                 return await connection
@@ -692,7 +745,8 @@ class SQLiteStore:
 
     async def _write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         def locked(db: sqlite3.Connection) -> T:
-            with self._write_lock, contextlib.nullcontext() if alone else _Transaction(db):
+            transaction = contextlib.nullcontext() if alone else _Transaction(db)
+            with self._write_lock, self._files, transaction:
                 return work(db)
 
         return await self._trip(self._opened(self._writer), locked)
@@ -701,7 +755,11 @@ class SQLiteStore:
         return await self._look(lambda db: db.execute(query, parameters).fetchall())
 
     async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._trip(self._opened(self._reader), work)
+        def checked(db: sqlite3.Connection) -> T:
+            with self._files:
+                return work(db)
+
+        return await self._trip(self._opened(self._reader), checked)
 
     async def _trip(
         self, connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]
@@ -750,6 +808,7 @@ class SQLiteStore:
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         lock, self._write_lock = self._write_lock, contextlib.nullcontext()
+        self._files = contextlib.nullcontext()
 
         def close(db: sqlite3.Connection) -> None:
             with lock:  # whoever closes last checkpoints
@@ -765,23 +824,29 @@ class SQLiteStore:
             lock.close()
         owner_lock: OwnerLock | None = self.__dict__.pop("_owner_lock", None)
         if owner_lock is not None:
-            owner_lock.release()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(owner_lock.release)
 
     def _explained(self, error: BaseException) -> StoreError:
         """What SQLite says, as an error that names the file and the way out."""
         if isinstance(error, TimeoutError):
             return StoreError(self._busy_text())
-        if not isinstance(error, sqlite3.Error):
-            return StoreError(f"{self.path} cannot be used: {error}")
+        if isinstance(error, OSError):
+            way_out = _way_out(error.errno)
+            return StoreError(f"{self.path} cannot be used: {error}{way_out and f': {way_out}'}")
         code = getattr(error, "sqlite_errorcode", 0) or 0
+        cannot_open = "it cannot be opened: check the path and its permissions"
         text = {
-            sqlite3.SQLITE_FULL: "there is no space left for it: make room, then run again",
+            sqlite3.SQLITE_FULL: NO_SPACE,
             sqlite3.SQLITE_BUSY: self._busy_text(),
-            sqlite3.SQLITE_READONLY: "it is read-only: make the file and its folder writable",
-            sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the path and its permissions",
+            sqlite3.SQLITE_READONLY: READ_ONLY,
+            sqlite3.SQLITE_CANTOPEN: cannot_open if has_descriptors() else NO_DESCRIPTORS,
             sqlite3.SQLITE_NOTADB: "it is not a SQLite database: give taskflow a file of its own",
             sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup",
-            sqlite3.SQLITE_IOERR: "the disk failed to read or write",
+            sqlite3.SQLITE_IOERR: (
+                "the disk failed to read or write: it may be broken, or have reached a limit of "
+                "this process (ulimit -f) or user; mend that, then run again"
+            ),
         }.get(code & 0xFF, "SQLite refused")
         explained = StoreError(text if text.startswith(self.path) else f"{self.path}: {text}")
         explained.add_note(f"SQLite says: {error} ({getattr(error, 'sqlite_errorname', '?')})")
@@ -835,6 +900,14 @@ async def _send(
 
 def _nothing(db: sqlite3.Connection) -> None:
     pass
+
+
+def _way_out(code: int | None) -> str:
+    if code in (errno.EMFILE, errno.ENFILE):
+        return NO_DESCRIPTORS
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return NO_SPACE
+    return READ_ONLY if code in (errno.EROFS, errno.EACCES, errno.EPERM) else ""
 
 
 def _rows(row: str, count: int) -> str:
@@ -924,9 +997,12 @@ def _is_current(
     return True
 
 
+@cache
 def _boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # another answer than before would make every lease void
         return ""
