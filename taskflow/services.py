@@ -328,15 +328,16 @@ class Service:
     async def _serve(self) -> None:
         try:
             await self.store.open(self.owner)
-            try:
-                if self.watch is not None:
-                    await self.watch.begin()
-            except BaseException:
-                await self.store.close(self.owner)
-                raise
+            if self.watch is not None:
+                await self.watch.begin()
         except BaseException as error:
             self._ready.set_exception(error)
-            self._closed.set_result()
+            try:
+                # It may be open, and have failed to say so.
+                with contextlib.suppress(Exception), anyio.CancelScope(shield=True):
+                    await self.store.close(self.owner)
+            finally:
+                self._closed.set_result()
             return
         self._tasks.append(self.loop.spawn(self.journal.run))
         for alarms in (self.scheduler.alarms, self.scheduler.timers):
@@ -378,5 +379,8 @@ class Service:
         self.scheduler.threads.close()
         try:
             await self.store.close(self.owner)
+        except Exception as error:  # a task of ours must not raise: who closes the runtime is told
+            self._closed.set_exception(error)
         finally:
-            self._closed.set_result()
+            if not self._closed.done():
+                self._closed.set_result()
