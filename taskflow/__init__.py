@@ -15,7 +15,7 @@ Where things are; imports only point down:
     codec, failures, identity, stores     bytes, ids, rows
     events, clocks                        what a run tells; what time it is
     errors, retry, records, pending       the words that everything is said in
-    promises, cancellation, loops         waking up, giving up, and what asyncio and trio do
+    promises, cancellation, loops, steps  waking up, giving up, what asyncio and trio do; bodies
 """
 
 from taskflow.cache import CachePolicy

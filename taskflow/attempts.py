@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import traceback
-import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextvars import Context, copy_context
+from collections.abc import AsyncIterator
+from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
 
 from taskflow import failures
-from taskflow.cancellation import notice_cancellation
 from taskflow.contests import Stake
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
@@ -111,7 +109,8 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 if definition.is_bare:  # as most are: two coroutines less
                     context = copy_context()
                     context.run(FRAME.set, frame)
-                    value = await _stepped(definition.fn(*call.args, **call.kwargs), context)
+                    body = definition.fn(*call.args, **call.kwargs)
+                    value = await run.scheduler.stepped(body, context)
                 elif definition.kind is BodyKind.PROCESS:
                     # Waiting for a process is not part of the attempt.
                     async with run.scheduler.processes:
@@ -217,37 +216,15 @@ async def _body(call: Attempted, frame: Frame) -> Any:
     kind = definition.kind
     fn = definition.fn
     if kind is BodyKind.COROUTINE:
-        return await _stepped(fn(*args, **kwargs), context)
+        return await frame.run.scheduler.stepped(fn(*args, **kwargs), context)
     if kind is BodyKind.GENERATOR:
-        return await _stepped(_collect(fn(*args, **kwargs), call, frame), context)
+        items = _collect(fn(*args, **kwargs), call, frame)
+        return await frame.run.scheduler.stepped(items, context)
     if kind is BodyKind.THREAD:
         return await frame.run.scheduler.threads.call(
             context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.cancel
         )
     return await _in_process(definition, args, kwargs, context.run(current))
-
-
-@types.coroutine
-def _stepped(body: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any, T]:
-    """Execute ``body`` in this task, step by step, each step in ``context``."""
-    run = context.run
-    step: Callable[..., Any] = body.send
-    sent: Any = None
-    while True:
-        try:
-            awaited = run(step, sent)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        try:
-            sent = yield awaited
-            step = body.send
-        except GeneratorExit:
-            run(body.close)
-            raise
-        except BaseException as error:
-            notice_cancellation(error)
-            sent = error
-            step = body.throw
 
 
 async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame) -> list[T]:

@@ -10,6 +10,7 @@ import anyio
 from taskflow.clocks import Alarms, Clock, Ticker
 from taskflow.loops import Loop
 from taskflow.promises import Promise
+from taskflow.steps import Stepped, stepped
 from taskflow.workers import WorkerThreads
 
 __all__ = ("Scheduler", "Slots")
@@ -26,6 +27,7 @@ class Scheduler:
         self.is_draining = False  # no call starts any more
         self.width = max_concurrency
         self.slots = Slots(max_concurrency, loop)
+        self.stepped: Stepped = stepped  # executes bodies that are coroutines
         self.threads = WorkerThreads(loop)
         self.processes = anyio.CapacityLimiter(os.cpu_count() or 1)
 
