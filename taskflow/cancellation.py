@@ -130,7 +130,10 @@ class AsyncioGroup:
 
     def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
         scope = CancelledOnce()
-        self._children[scope] = asyncio.get_running_loop().create_task(self._execute(child, scope))
+        task = asyncio.get_running_loop().create_task(self._execute(child, scope))
+        # Not at the end of it: asyncio may cancel a task before its first step.
+        task.add_done_callback(lambda _: self._leave(scope))
+        self._children[scope] = task
         return scope
 
     def cancel(self) -> None:
@@ -141,14 +144,14 @@ class AsyncioGroup:
     async def _execute(
         self, child: Callable[[], Coroutine[Any, Any, None]], scope: CancelledOnce
     ) -> None:
-        try:
-            with scope:
-                if not (self._is_cancelled or scope.is_cancelled):
-                    await child()
-        finally:
-            del self._children[scope]
-            if not self._children:
-                self._ended.set_result()
+        with scope:
+            if not (self._is_cancelled or scope.is_cancelled):
+                await child()
+
+    def _leave(self, scope: CancelledOnce) -> None:
+        del self._children[scope]
+        if not self._children:
+            self._ended.set_result()
 
 
 class TrioGroup:

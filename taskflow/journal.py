@@ -110,6 +110,7 @@ class Journal:
         self._loop = loop
         self._feeds = feeds  # of those who are told what is durable
         self._groups: deque[_Group] = deque()
+        self._committing: _Group | None = None
         self._wake: Promise | None = None
         self._closing = False
         self._ended = Latch()
@@ -199,7 +200,9 @@ class Journal:
         with anyio.CancelScope(shield=True):
             while self._groups or not self._closing:
                 if self._groups:
-                    await self._commit(self._groups.popleft())
+                    self._committing = self._groups.popleft()
+                    await self._commit(self._committing)
+                    self._committing = None
                     continue
                 self._wake = self._loop.promise()
                 try:
@@ -218,12 +221,20 @@ class Journal:
         self._notify()
         await uninterrupted(self._ended)
 
+    def abandon(self) -> None:
+        """What executes `run` has ended, by a SystemExit of a signal's handler for one.
+
+        Nothing is written any more; whoever waits for a commit is told so.
+        """
+        self._ended.set_result()
+        for group in (self._committing, *self._groups):
+            for _, promise in () if group is None else group.waiters():
+                _break(promise, self._over())
+
     def _open_group(self) -> _Group:
         """The group that takes the next write; it is committed after those before it."""
         if self._ended.done():
-            raise StoreError(
-                f"{self._store.where}: nothing is written after the runtime was closed"
-            )
+            raise self._over()
         groups = self._groups
         if groups:
             group = groups[-1]
@@ -234,6 +245,9 @@ class Journal:
         if self._wake is not None:
             self._notify()
         return group
+
+    def _over(self) -> StoreError:
+        return StoreError(f"{self._store.where}: nothing is written after the runtime was closed")
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():

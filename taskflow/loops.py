@@ -62,6 +62,10 @@ class Loop:
     def when_done(self, spawned: object, callback: Callable[[], None]) -> None:
         """Call back when what `spawn` returned has ended; trio lets everything begin first."""
 
+    def has_ended(self, spawned: object) -> bool:
+        """Whether what `spawn` returned has ended, though nobody told it to; trio's never do."""
+        return False
+
     def interruptible(self) -> Interruptible:
         """A stretch of code in the current task that somebody else may cancel."""
         return anyio.CancelScope()
@@ -104,6 +108,10 @@ class AsyncioLoop(Loop):
     def when_done(self, spawned: object, callback: Callable[[], None]) -> None:
         assert isinstance(spawned, asyncio.Task)
         spawned.add_done_callback(lambda _: callback())
+
+    def has_ended(self, spawned: object) -> bool:
+        assert isinstance(spawned, asyncio.Task)
+        return spawned.done()
 
     def interruptible(self) -> Interruptible:
         return CancelledOnce()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import warnings
+import weakref
 from collections import deque
 from contextvars import copy_context
 from functools import partial
@@ -65,9 +66,14 @@ class Settings(Struct, frozen=True):
 class Background(Protocol):
     """Something that works for as long as the runtime is open."""
 
-    async def begin(self) -> None: ...
     async def run(self) -> None: ...
     async def close(self) -> None: ...
+
+
+class Watcher(Background, Protocol):
+    """The same that looks at what other processes do."""
+
+    async def begin(self) -> None: ...
     def look_soon(self) -> None: ...
     def fill(self) -> None: ...
 
@@ -90,14 +96,16 @@ class Service:
         self.blocks: dict[str, Run | None] = {}  # thread() blocks, by thread id
         self.signal_types = SignalTypes()
         self.is_closing = False
-        self.watch: Background | None = None  # for what other processes do
+        self.watch: Watcher | None = None  # for what other processes do
         self.automatic = 0  # how many of those execute that nobody asked for now
         self._postponed: set[str] = set()  # threads whose sleeping run could not be woken yet
         self._waking: deque[Execution] = deque()  # until there is room for them
         self._tasks: list[object] = []
+        self._background: list[tuple[object, Background]] = []  # tasks, and what they execute
         self._ready = Latch()
         self._closing = Latch()
         self._closed = Latch()
+        self._unclosed: weakref.finalize[..., Service] | None = None  # warns, once
 
     @property
     def max_takeovers(self) -> int:
@@ -126,6 +134,8 @@ class Service:
     async def end(self) -> None:
         """Cancel what executes, commit what is left, close the store."""
         self.is_closing = True
+        if self._unclosed is not None:
+            self._unclosed.detach()
         self._closing.set_result()
         await uninterrupted(self._closed)
 
@@ -323,7 +333,15 @@ class Service:
 
     def _spawn_outside_runs(self) -> None:
         FRAME.set(None)
-        self._tasks.append(self.loop.spawn(self._serve))
+        task = self.loop.spawn(self._serve)
+        self._tasks.append(task)
+        self.loop.when_done(task, self._abandon)
+
+    def _abandon(self) -> None:
+        """What executes `_serve` has ended: asyncio may cancel a task before its first step."""
+        if not self._ready.done():
+            self._ready.set_exception(StoreError(f"{self.store.where} was not opened"))
+        self._closed.set_result()
 
     async def _serve(self) -> None:
         try:
@@ -339,20 +357,20 @@ class Service:
             finally:
                 self._closed.set_result()
             return
-        self._tasks.append(self.loop.spawn(self.journal.run))
-        for alarms in (self.scheduler.alarms, self.scheduler.timers):
-            self._tasks.append(self.loop.spawn(alarms.run))
+        # Where nobody unwinds the loop: when this is collected, or the interpreter ends.
+        self._unclosed = weakref.finalize(self, _warn_unclosed, self.store.where)
+        background: list[Background] = [self.scheduler.alarms, self.scheduler.timers, self.journal]
         if self.watch is not None:
-            self._tasks.append(self.loop.spawn(self.watch.run))
+            background.insert(0, self.watch)
+        self._background = [(self.loop.spawn(each.run), each) for each in background]
+        self.loop.when_done(self._background[-1][0], self.journal.abandon)
         self._ready.set_result()
         try:
             await self._closing.wait()
         except BaseException:
             # asyncio.run() and trio.run() cancel what is left when their main has ended.
             self.is_closing = True
-            warnings.warn(
-                f"a Runtime on {self.store.where} was never closed", ResourceWarning, stacklevel=2
-            )
+            self._unclosed()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._unwind()
@@ -368,14 +386,10 @@ class Service:
         for execution in list(self.asleep.values()):
             execution.cancel()
         self.feeds.wake_all()
-        if self.watch is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.watch.close()
-        for alarms in (self.scheduler.alarms, self.scheduler.timers):
-            with contextlib.suppress(asyncio.CancelledError):
-                await alarms.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.journal.close()
+        for task, background in self._background:
+            if not self.loop.has_ended(task):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await background.close()
         self.scheduler.threads.close()
         try:
             await self.store.close(self.owner)
@@ -384,3 +398,7 @@ class Service:
         finally:
             if not self._closed.done():
                 self._closed.set_result()
+
+
+def _warn_unclosed(where: str) -> None:
+    warnings.warn(f"a Runtime on {where} was never closed", ResourceWarning, stacklevel=2)

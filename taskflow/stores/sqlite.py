@@ -736,7 +736,9 @@ class SQLiteStore:
     # Trips to a connection's thread.
 
     async def _connect(self, mode: Literal["rw", "rwc"] = "rw") -> aiosqlite.Connection:
-        connection = aiosqlite.connect(self._uri(mode), **self._options, factory=_Connection)
+        connection = _made_in_daemon(
+            lambda: aiosqlite.connect(self._uri(mode), **self._options, factory=_Connection)
+        )
         try:
             with outside:
                 return await connection
@@ -896,6 +898,18 @@ async def _send(
     asked: Any = work  # what `_Connection.execute` takes in place of SQL
     with outside:
         await connection.execute_fetchall(asked)
+
+
+def _made_in_daemon(make: Callable[[], T]) -> T:
+    """What ``make`` gives. Threads that it makes are daemons, as the one is that they are made in.
+
+    Those of aiosqlite would keep a process from ending that never closed its runtime.
+    """
+    made: list[T] = []
+    thread = threading.Thread(target=lambda: made.append(make()), daemon=True)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 def _nothing(db: sqlite3.Connection) -> None:
