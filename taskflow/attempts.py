@@ -160,7 +160,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         run.retried += 1
         call.is_behind = True
         try:
-            await anyio.sleep(delay)
+            await run.back_off(delay)
         finally:
             call.is_behind = False
         attempt += 1

@@ -109,6 +109,8 @@ class Call(Coroutine[Any, Any, T_co]):
 
     def __del__(self) -> None:
         if getattr(self, "_steps", self) is None:
+            if self.frame and self.frame.run.unwinding:
+                return  # it was cut off before it came to that
             where = f" on thread {self.frame.run.thread_id!r}" if self.frame else ""
             warnings.warn(
                 f"{self.id}{where} was never awaited, and did not execute",
@@ -366,7 +368,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """Wait where new calls may not start: for a rerun's drift to be known, or for ever."""
         run = self.frame.run
         if run.gate is not None:
-            await run.gate.wait(self.id, self._shown_arguments())
+            await run.gate.wait(self)
             await run.check_open(self.frame)
         if run.scheduler.is_draining:
             await run.hold(self)
@@ -429,7 +431,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             self.definition.name,
             ERROR if failed else outcome.kind,
             outcome.payload,
-            self._shown_arguments(),
+            self.shown_arguments(),
             outcome.attempts,
             outcome.started,
             outcome.signal,
@@ -461,7 +463,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             told_by = self._identity[2]
         return blake2b(definition.part + told_by, digest_size=16).hexdigest()
 
-    def _shown_arguments(self) -> str | None:
+    def shown_arguments(self) -> str | None:
+        """Its arguments as JSON, capped, to be shown."""
         canonical = self._identity[3]
         if canonical is not None:
             return capped(canonical)

@@ -45,7 +45,8 @@ class EmitCall(RecordedCall[None]):
     def _warn_of_twins(self) -> None:
         """One is as good as the other."""
 
-    def _shown_arguments(self) -> str | None:
+    def shown_arguments(self) -> str | None:
+        """Of the call that emits."""
         # Of the call that emits, as its own id is the parent of this one: see `feeds.event_of`.
         maker = self.frame.parent_id
         return None if maker is None else encode_plain(maker).decode()

@@ -36,7 +36,7 @@ from taskflow.records import Claim, Claimed, Finish, RunStatus, Sent, Signal
 from taskflow.runs import FRAME, Frame, Run, again
 from taskflow.workflows import Workflow
 
-__all__ = ("Execution", "Keeper", "RunHandle")
+__all__ = ("Execution", "Keeper", "RunBody", "RunHandle")
 
 T = TypeVar("T")
 
@@ -547,7 +547,7 @@ class Execution:
             return Finish(run.key, RunStatus.ERROR, self._keeper.clock.now(), error=payload)
         args, kwargs = workflow.decode_input(run.row.input)
         root = run.root()
-        outcome = await attempt_all(_Body(workflow, root.digest, args, kwargs), root)
+        outcome = await attempt_all(RunBody(workflow, root.digest, args, kwargs), root)
         now = self._keeper.clock.now()
         if outcome.failure is not None:
             assert outcome.error is not None
@@ -682,7 +682,7 @@ class Execution:
             self.status = RunStatus.CANCELLED
 
 
-class _Body:
+class RunBody:
     """The run's own body, as something to be attempted."""
 
     id: str | None = None

@@ -158,6 +158,7 @@ class _Pool:
         self._settled: Latch | None = None
         self._failure: BaseException | None = None
         self._group: Group | None = None
+        self._sought: set[str] | None = None
 
     async def execute(self) -> list[Any]:
         async with self._frame.run.scheduler.loop.group() as self._group:
@@ -245,6 +246,8 @@ class _Pool:
         recorded = run.recall(identity[0], frame)
         if recorded is None:
             return False
+        if self._sought:
+            self._sought.discard(identity[0])
         if recorded.kind == RESULT:
             self._results[position] = self._definition.codec.decode(recorded.payload)
         else:
@@ -254,9 +257,20 @@ class _Pool:
     async def _execute(
         self, position: int, args: tuple[Any, ...], identity: Identity, host: Any
     ) -> None:
-        if self._children < self._concurrency:
+        if self._children < self._concurrency or self._looks_ahead():
             self._start_child()
         call = RecordedCall(self._definition, self._frame, args, NO_KEYWORDS, identity)
         self._results[position] = await call.execute_for(self, host)
         if self.owed > MAX_UNCOMMITTED:
             await self._wait_for_commits()
+
+    def _looks_ahead(self) -> bool:
+        """Whether calls that are held for ever keep recorded ones from being asked for."""
+        run = self._frame.run
+        if run.gate is None or run.gate.opens or self._children >= MAX_UNCOMMITTED:
+            return False
+        if self._sought is None:
+            name, parent_id = self._definition.name, self._frame.call_id
+            rows = (row for row in run.recorded.values() if row.parent_id == parent_id)
+            self._sought = {row.task_id for row in rows if row.task_id.startswith(f"{name}:")}
+        return bool(self._sought)

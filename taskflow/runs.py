@@ -88,6 +88,7 @@ class Executing(Protocol):
     id: str
     frame: Frame
     is_behind: bool  # it waits for a time or another call, and then executes
+    is_held: bool
     body: Frame | None  # of the present attempt
 
     @property
@@ -97,6 +98,20 @@ class Executing(Protocol):
 
     def cancel(self) -> None:
         """Cancel whoever executes it."""
+
+    def shown_arguments(self) -> str | None:
+        """Its arguments as JSON, capped, to be shown."""
+        ...
+
+
+class Gate(Protocol):
+    """Where calls wait that are not recorded, before they execute."""
+
+    opens: bool  # some time; else nothing ever executes behind it
+
+    async def wait(self, call: Executing) -> None:
+        """Wait until ``call`` may execute."""
+        ...
 
 
 class Tally(Promise, Protocol):
@@ -311,7 +326,7 @@ class Run:
                 break
             last = rows[-1].sequence
         if self._on_drift == "error" and self.recorded:
-            self.gate = Gate(self)
+            self.gate = DriftGate(self)
 
     def recall(self, call_id: str, frame: Frame) -> Recorded | None:
         """The recorded outcome of a call, if there is one. Raises CheckpointCorrupt."""
@@ -436,6 +451,10 @@ class Run:
             await anyio.sleep_forever()
         finally:
             call.is_held = False
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait before the next attempt of a call; not where it would execute nothing."""
+        await anyio.sleep(seconds if self.gate is None or self.gate.opens else 0)
 
     def open_receivers(self, name: str) -> Iterable[Receiver]:
         """The calls that wait for a signal of that name, the earliest first."""
@@ -787,8 +806,10 @@ class Run:
         )
 
 
-class Gate:
+class DriftGate:
     """Holds new calls of a rerun until all that is recorded was asked for."""
+
+    opens = True
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -796,12 +817,12 @@ class Gate:
         self._open = Latch()
         self._watcher: object = None
 
-    async def wait(self, call_id: str, shown: str | None) -> None:
+    async def wait(self, call: Executing) -> None:
         """Wait until nothing recorded is left to be asked for.
 
         Raises HistoryMismatch when the run is idle before that.
         """
-        self._waiting[call_id] = shown
+        self._waiting[call.id] = call.shown_arguments()
         if self._watcher is None:
             # A task of its own: no caller's cancellation may leave the others waiting.
             self._watcher = self._run.scheduler.loop.spawn(self._watch)
@@ -810,7 +831,7 @@ class Gate:
         except HistoryMismatch as error:
             raise again(error) from None
         finally:
-            del self._waiting[call_id]
+            del self._waiting[call.id]
 
     async def _watch(self) -> None:
         run = self._run

@@ -256,7 +256,8 @@ class ReceiveCall(WaitCall[T]):
         failure = failures.record(error)
         return Outcome(1, started, failure.encode(), None, failure, error)
 
-    def _shown_arguments(self) -> str | None:
+    def shown_arguments(self) -> str | None:
+        """What it is for."""
         shown: dict[str, Any] = {"name": self.name}
         if self._prompt is not None:
             shown["prompt"] = self._prompt
