@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
@@ -41,7 +42,7 @@ from taskflow.records import (
 )
 from taskflow.stores.base import Store, checksum_on
 
-__all__ = ("export", "prune_of", "read_export", "replace")
+__all__ = ("export", "prune_of", "read_export", "read_exports", "replace")
 
 VERSION: Final = 1
 PAGE_ROWS: Final = 500
@@ -273,22 +274,54 @@ async def read_export(
         raise TypeError("an export is lines: give an open file, or text.splitlines()")
 
     reader = _Reader(to)
+    async with aclosing(_each(lines)) as given:
+        async for line in given:
+            reader.read(line)
+    return reader.end()
+
+
+async def read_exports(
+    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
+) -> AsyncGenerator[tuple[list[RunRow], list[CheckpointRow]]]:
+    """The rows of one exported thread after another, each on its own thread.
+
+    Raises ImportRefused where the lines are not whole exports.
+    """
+    if isinstance(lines, str | bytes):
+        raise TypeError("exports are lines: give an open file, or text.splitlines()")
+
+    reader = _Reader(None)
+    async with aclosing(_each(lines)) as given:
+        async for line in given:
+            if not line.strip() and not reader.has_begun:
+                reader.line += 1
+                continue
+            reader.read(line)
+            if reader.has_ended:
+                yield reader.end()
+                reader = _Reader(None, reader.line)
+    if reader.has_begun:
+        reader.end()
+
+
+async def _each(
+    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
+) -> AsyncGenerator[str | bytes]:
     if isinstance(lines, AsyncIterable):
         async for line in lines:
-            reader.read(line)
-    else:
-        for line in lines:
-            reader.read(line)
-            if reader.line % LINES_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
-    return reader.end()
+            yield line
+        return
+    for number, line in enumerate(lines, 1):
+        yield line
+        if number % LINES_AT_ONCE == 0:
+            await anyio.lowlevel.checkpoint()
 
 
 class _Reader:
     """Reads the lines of one export, and says what is wrong with the first that does not fit."""
 
-    def __init__(self, to: str | None) -> None:
-        self.line = 0
+    def __init__(self, to: str | None, line: int = 0) -> None:
+        self.line = line
         self.runs: list[RunRow] = []
         self.checkpoints: list[CheckpointRow] = []
         self._thread_id = to
@@ -296,23 +329,23 @@ class _Reader:
         self._seeds: dict[str, int] = {}
         self._ids: set[str] = set()
         self._taken: set[str] = set()
-        self._begun = self._ended = False
+        self.has_begun = self.has_ended = False
 
     def read(self, line: str | bytes) -> None:
         """Read the next line, with its line break or without."""
         content = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
         content = content.removesuffix(b"\n").removesuffix(b"\r")
         self.line += 1
-        if self._ended:
+        if self.has_ended:
             if content:
                 raise ImportRefused(self.line, "it follows the end")
             return
         if not content:
             raise ImportRefused(self.line, "it is empty: the export was cut off before")
-        if not self._begun:
+        if not self.has_begun:
             self._begin(content)
         elif content.startswith(END) and content == self._trailer():
-            self._ended = True
+            self.has_ended = True
             return
         else:
             parsed = self._parsed(content, _codec_of(_RunLine | _CheckpointLine | _Trailer))
@@ -328,14 +361,14 @@ class _Reader:
 
     def end(self) -> tuple[list[RunRow], list[CheckpointRow]]:
         """What was read. Raises ImportRefused where something is missing."""
-        if not self._ended:
+        if not self.has_ended:
             raise ImportRefused(self.line + 1, "it is missing: the export was cut off")
         if not self.runs or any(row.status not in FINAL for row in self.runs[:-1]):
             raise ImportRefused(self.line, "its runs are not those of one thread")
         return self.runs, self.checkpoints
 
     def _begin(self, content: bytes) -> None:
-        self._begun = True
+        self.has_begun = True
         version = self._parsed(content, _codec_of(_Version)).version
         if version > VERSION:
             raise ImportRefused(
