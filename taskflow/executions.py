@@ -396,7 +396,7 @@ class Execution:
         self._tell_end()
 
     async def main(self) -> None:
-        """Execute it all; what it came to is kept, never raised."""
+        """Execute it all; what it came to is kept, not raised, but what ends the process."""
         try:
             await self._main()
         except BaseException as error:
@@ -409,6 +409,10 @@ class Execution:
                     self._error = self._interrupted()
                 self._keeper.ended(self)
                 self._tell_end()
+        if isinstance(self._error, KeyboardInterrupt | SystemExit) and not self.is_awaited:
+            # Nobody will raise it: it ends the process from here, as from any task of asyncio.
+            if isinstance(self.task, asyncio.Task):
+                raise self._error
 
     def abandon(self) -> None:
         """What executes it has ended: asyncio may cancel a task before its first step."""

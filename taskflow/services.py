@@ -401,4 +401,4 @@ class Service:
 
 
 def _warn_unclosed(where: str) -> None:
-    warnings.warn(f"a Runtime on {where} was never closed", ResourceWarning, stacklevel=2)
+    warnings.warn(f"a Runtime on {where} was never closed", ResourceWarning, stacklevel=1)
