@@ -409,10 +409,9 @@ class Execution:
                     self._error = self._interrupted()
                 self._keeper.ended(self)
                 self._tell_end()
-        if isinstance(self._error, KeyboardInterrupt | SystemExit) and not self.is_awaited:
-            # Nobody will raise it: it ends the process from here, as from any task of asyncio.
-            if isinstance(self.task, asyncio.Task):
-                raise self._error
+        is_unheard = not self.is_awaited and isinstance(self.task, asyncio.Task)
+        if is_unheard and isinstance(self._error, KeyboardInterrupt | SystemExit):
+            raise self._error  # as any task of asyncio does: it ends the process
 
     def abandon(self) -> None:
         """What executes it has ended: asyncio may cancel a task before its first step."""
