@@ -598,6 +598,7 @@ class Execution:
         try:
             await self._wait_for(self._keeper.journal.finish(finish))
         except TaskflowError as error:
+            self.status = RunStatus.RUNNING  # it was to be cancelled, maybe
             self._fail(run.broken or error)
             if finish is not release and isinstance(error, StoreError):
                 # The store may take less than it was given: let others continue the run.
@@ -733,14 +734,16 @@ class RunHandle(Generic[T]):
         return await self._execution.wait()  # type: ignore[no-any-return]
 
     async def cancel(self) -> None:
-        """End the run for good, and wait until nothing of it executes any more."""
+        """End the run for good, and wait until nothing of it executes any more.
+
+        Raises StoreError.
+        """
         execution = self._execution
+        if not execution.is_asleep and not execution.ended.done():
+            execution.cancel(final=True)
+            if execution.leads_to_caller():
+                await anyio.sleep_forever()  # which the cancellation ends: this is code of that run
+            await uninterrupted(execution.ended)
+        # Also where the end could not be recorded, or somebody else has taken the run over.
         if execution.is_asleep or execution.is_released:
             await execution.cancel_released()
-            return
-        if execution.ended.done():
-            return
-        execution.cancel(final=True)
-        if execution.leads_to_caller():
-            await anyio.sleep_forever()  # which the cancellation ends: this is code of that run
-        await uninterrupted(execution.ended)

@@ -15,7 +15,22 @@ from typing import Final
 
 from taskflow.errors import StoreError
 
-__all__ = ("OpenFiles", "has_descriptors")
+__all__ = ("NO_SPACE", "READ_ONLY", "OpenFiles", "way_out", "why_not_opened")
+
+NO_SPACE: Final = "there is no space left for it: make room, then run again"
+READ_ONLY: Final = "it is read-only: make the file and its folder writable"
+NO_DESCRIPTORS: Final = (
+    "this process has used up its file descriptors: close some, or raise the limit (ulimit -n)"
+)
+WAYS_OUT: Final = {
+    errno.EMFILE: NO_DESCRIPTORS,
+    errno.ENFILE: NO_DESCRIPTORS,
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: NO_SPACE,
+    errno.EROFS: READ_ONLY,
+    errno.EACCES: READ_ONLY,
+    errno.EPERM: READ_ONLY,
+}
 
 # The log holds what is not in the database yet; by the index all processes read and write it.
 SUFFIXES: Final = ("", "-wal", "-shm")
@@ -69,10 +84,19 @@ class OpenFiles:
         )
 
 
-def has_descriptors() -> bool:
-    """Whether this process may open one more file."""
+def why_not_opened(path: str) -> str:
+    """What keeps this process from opening a file, and the way out."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        return error.errno not in (errno.EMFILE, errno.ENFILE)
-    return True
+        return way_out(error) or str(error)
+    folder = os.path.dirname(path)
+    needed = [folder, path] if os.path.exists(path) else [folder]
+    if not all(os.access(each, os.W_OK) for each in needed):
+        return READ_ONLY
+    return "it cannot be opened: check the path and its permissions"
+
+
+def way_out(error: OSError) -> str:
+    """What to do about it; empty where that is not known."""
+    return WAYS_OUT.get(error.errno or 0, "")

@@ -62,7 +62,7 @@ from taskflow.records import (
 from taskflow.stores import sqlite_history as history
 from taskflow.stores import statements as sql
 from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
-from taskflow.stores.files import OpenFiles, has_descriptors
+from taskflow.stores.files import NO_SPACE, READ_ONLY, OpenFiles, way_out, why_not_opened
 from taskflow.stores.locks import FileLock, OwnerLock
 from taskflow.stores.sqlite_rows import drop_call, one_run, update_run
 
@@ -73,12 +73,6 @@ T = TypeVar("T")
 PRUNED_THREADS: Final = 100  # that are looked at together
 PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
 CHECKPOINT_WRITES: Final = 8
-
-NO_SPACE: Final = "there is no space left for it: make room, then run again"
-READ_ONLY: Final = "it is read-only: make the file and its folder writable"
-NO_DESCRIPTORS: Final = (
-    "this process has used up its file descriptors: close some, or raise the limit (ulimit -n)"
-)
 
 
 # The owners whose stores are open in this process, and the locks of those that stand still.
@@ -711,7 +705,7 @@ class SQLiteStore:
         self, pace: history.Pace, work: Callable[[sqlite3.Connection], T], *, alone: bool = False
     ) -> T:
         def timed(db: sqlite3.Connection) -> T:
-            with self._write_lock, self._files:
+            with self._files, self._write_lock:
                 begun = time.monotonic()
                 with contextlib.nullcontext() if alone else _Transaction(db):
                     done = work(db)
@@ -740,15 +734,16 @@ class SQLiteStore:
             lambda: aiosqlite.connect(self._uri(mode), **self._options, factory=_Connection)
         )
         try:
-            with outside:
+            with outside():
                 return await connection
         except sqlite3.Error as error:
-            raise self._explained(error) from error
+            with self._files:  # that it is gone says more
+                raise self._explained(error) from error
 
     async def _write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         def locked(db: sqlite3.Connection) -> T:
             transaction = contextlib.nullcontext() if alone else _Transaction(db)
-            with self._write_lock, self._files, transaction:
+            with self._files, self._write_lock, transaction:
                 return work(db)
 
         return await self._trip(self._opened(self._writer), locked)
@@ -820,7 +815,7 @@ class SQLiteStore:
             if connection is not None:
                 with contextlib.suppress(StoreError):
                     await self._trip(connection, close)
-                with outside:
+                with outside():
                     await connection.close()
         if isinstance(lock, FileLock):
             lock.close()
@@ -834,15 +829,14 @@ class SQLiteStore:
         if isinstance(error, TimeoutError):
             return StoreError(self._busy_text())
         if isinstance(error, OSError):
-            way_out = _way_out(error.errno)
-            return StoreError(f"{self.path} cannot be used: {error}{way_out and f': {way_out}'}")
+            advice = way_out(error)
+            return StoreError(f"{self.path} cannot be used: {error}{advice and f': {advice}'}")
         code = getattr(error, "sqlite_errorcode", 0) or 0
-        cannot_open = "it cannot be opened: check the path and its permissions"
         text = {
             sqlite3.SQLITE_FULL: NO_SPACE,
             sqlite3.SQLITE_BUSY: self._busy_text(),
             sqlite3.SQLITE_READONLY: READ_ONLY,
-            sqlite3.SQLITE_CANTOPEN: cannot_open if has_descriptors() else NO_DESCRIPTORS,
+            sqlite3.SQLITE_CANTOPEN: why_not_opened(self._file),
             sqlite3.SQLITE_NOTADB: "it is not a SQLite database: give taskflow a file of its own",
             sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup",
             sqlite3.SQLITE_IOERR: (
@@ -896,7 +890,7 @@ async def _send(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], None]
 ) -> None:
     asked: Any = work  # what `_Connection.execute` takes in place of SQL
-    with outside:
+    with outside():
         await connection.execute_fetchall(asked)
 
 
@@ -914,14 +908,6 @@ def _made_in_daemon(make: Callable[[], T]) -> T:
 
 def _nothing(db: sqlite3.Connection) -> None:
     pass
-
-
-def _way_out(code: int | None) -> str:
-    if code in (errno.EMFILE, errno.ENFILE):
-        return NO_DESCRIPTORS
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return NO_SPACE
-    return READ_ONLY if code in (errno.EROFS, errno.EACCES, errno.EPERM) else ""
 
 
 def _rows(row: str, count: int) -> str:
