@@ -1,0 +1,216 @@
+"""What a deploy would do to recorded runs: they are replayed against the present code.
+
+    import anyio
+
+    from taskflow import MemoryStore, Runtime, task, workflow
+    from taskflow.testing import replay
+
+    @task
+    async def charge(order: str) -> str:
+        return f"receipt for {order}"
+
+    @workflow(name="fulfil")
+    async def fulfil(order: str) -> str:
+        return await charge(order)
+
+    @workflow(name="fulfil")  # as the next version of the code has it
+    async def fulfil_in_capitals(order: str) -> str:
+        return await charge(order.upper())
+
+    async def main() -> None:
+        store = MemoryStore()
+        async with Runtime(store) as runtime:
+            await runtime.run(fulfil("a1"), thread_id="order-a1")
+
+        assert (await replay(store, fulfil)).is_unchanged
+        report = await replay(store, fulfil_in_capitals)
+        (run,) = report.changed
+        assert run.executes[0].arguments == {"order": "A1"}
+        assert run.ignores[0].arguments == {"order": "a1"}
+        print(report)
+
+    anyio.run(main)
+
+Each run is copied into a store of its own in memory, and its workflow executed there, as it would
+be on any rerun: recorded calls answer from their records. No body of a task executes: a call that
+is not recorded is held for ever. When nothing moves any more, what the code has asked for is
+compared with what is recorded, and the run is cut off. Nothing is written to where the history
+comes from (a SQLite file gets the sign of life that every open runtime keeps in it).
+
+The body of the workflow itself executes, and those of workflows that it calls, as on every rerun:
+what it does outside of tasks, it does here too.
+
+``taskflow check module:workflow`` is the same as a command.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from taskflow.errors import TaskflowError
+from taskflow.promises import Latch
+from taskflow.records import RunStatus
+from taskflow.testing.comparisons import skipped
+from taskflow.testing.histories import History, RecordedRun, Wanted, recorded_runs
+from taskflow.testing.rehearsals import LOOK_INTERVAL, Rehearsal
+from taskflow.testing.verdicts import ReplayReport, RunReplay
+from taskflow.workflows import Workflow
+
+__all__ = ("NothingToReplay", "replay")
+
+MOST_RUNS: Final = 200  # that are replayed at a time
+MOST_ROWS: Final = 200_000  # recorded calls of these
+
+
+class NothingToReplay(TaskflowError, LookupError):
+    """Raised when a history holds no run of the workflow: nothing was checked."""
+
+    def __init__(self, workflow: str, others: Iterable[str] = ()) -> None:
+        self.workflow = workflow
+        self.others = sorted(each for each in others if each)
+        known = ", ".join(map(repr, self.others[:10]))
+        way_out = (
+            f": it holds runs of {known}; a workflow that was renamed keeps its runs with "
+            '@workflow(name="…")'
+            if known
+            else ""
+        )
+        super().__init__(f"the history holds no such run of the workflow {workflow!r}{way_out}")
+
+
+async def replay(
+    history: History,
+    workflow: Workflow[..., Any, Any],
+    *,
+    thread_id: str | None = None,
+    status: str | Iterable[str] | None = None,
+    patience: float = 5.0,
+    report: Callable[[RunReplay], object] | None = None,
+) -> ReplayReport:
+    """Replay recorded runs against the present code of ``workflow``, without executing any task.
+
+    ``history``: an open runtime, a store that is not open here, the path of a SQLite file; or
+    exported threads: lines (an open file, ``runtime.export(…)``), the path of a file of them, or
+    several of these. Exports may follow each other in one file. ``thread_id`` and ``status`` (one
+    or several) leave other runs out.
+
+    A run that had succeeded is changed when the code asks for calls that are not recorded, leaves
+    recorded ones out, raises, or returns or saves another value. An unfinished one is changed when
+    what is recorded is not asked for before it comes to a halt, when it asks again for what
+    somebody was asked already, or raises where it had not; what it asks for after all that is
+    recorded, it would do next anyway. Runs that were cancelled are skipped.
+
+    ``patience``: seconds that the workflow may spend on anything that is no call. ``report`` is
+    given each entry as soon as it is there.
+
+    Raises NothingToReplay where the history holds no such run, StoreError, ImportRefused where
+    lines are not whole exports, OSError where a file cannot be read, and ValueError for one that is
+    no history.
+    """
+    if not isinstance(workflow, Workflow):
+        raise TypeError(f"replay() takes a history and a workflow, got {workflow!r}")
+    if patience < 0:
+        raise ValueError(f"patience is not negative, got {patience}")
+    given = [status] if isinstance(status, str) else status
+    statuses = None if given is None else frozenset(map(RunStatus, given))
+    wanted = Wanted(workflow.name, thread_id, statuses, Counter())
+    replays = _Replays(workflow, patience, report)
+    error: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            await replays.replay_all(history, wanted, group)
+        except Exception as failure:  # not in a group of one
+            error = failure
+        group.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    if not replays.entries:
+        raise NothingToReplay(workflow.name, wanted.others)
+    return ReplayReport(workflow.name, replays.in_order(), dict(wanted.others))
+
+
+class _Replays:
+    """The runs that are being replayed, and what those came to that have been."""
+
+    def __init__(
+        self,
+        workflow: Workflow[..., Any, Any],
+        patience: float,
+        report: Callable[[RunReplay], object] | None,
+    ) -> None:
+        self.entries: dict[int, RunReplay] = {}
+        self._workflow = workflow
+        self._patience = patience
+        self._report = report
+        self._active: dict[int, Rehearsal | None] = {}
+        self._rows = 0  # of these
+        self._changed = Latch()
+        self._error: Exception | None = None
+
+    async def replay_all(
+        self, history: History, wanted: Wanted, group: anyio.abc.TaskGroup
+    ) -> None:
+        """Replay what is wanted. Raises what reading and reporting raise."""
+        group.start_soon(self._watch)
+        async with aclosing(recorded_runs(history, wanted)) as runs:
+            number = 0
+            async for recorded in runs:
+                while self._active and not self._has_room(len(recorded.rows)):
+                    await self._next_end()
+                self._active[number] = None
+                self._rows += len(recorded.rows)
+                group.start_soon(self._replay, number, recorded)
+                number += 1
+        while self._active:
+            await self._next_end()
+        if self._error is not None:
+            raise self._error
+
+    def in_order(self) -> list[RunReplay]:
+        """An entry for each run, in the order in which they were read."""
+        return [self.entries[number] for number in sorted(self.entries)]
+
+    def _has_room(self, rows: int) -> bool:
+        return len(self._active) < MOST_RUNS and self._rows + rows <= MOST_ROWS
+
+    async def _next_end(self) -> None:
+        await self._changed.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def _watch(self) -> None:
+        """Cut those off in which nothing moves any more."""
+        while True:
+            await anyio.sleep(LOOK_INTERVAL)
+            now = anyio.current_time()
+            for rehearsal in list(self._active.values()):
+                if rehearsal is not None:
+                    rehearsal.look(now)
+
+    async def _replay(self, number: int, recorded: RecordedRun) -> None:
+        try:
+            entry = await self._entry_of(number, recorded)
+            self.entries[number] = entry
+            if self._report is not None:
+                self._report(entry)
+        except Exception as error:
+            self._error = self._error or error
+        finally:
+            del self._active[number]
+            self._rows -= len(recorded.rows)
+            changed, self._changed = self._changed, Latch()
+            changed.set_result()
+
+    async def _entry_of(self, number: int, recorded: RecordedRun) -> RunReplay:
+        row = recorded.row
+        if row.status == RunStatus.CANCELLED:
+            return skipped(row, "it was cancelled, and is never continued")
+        rehearsal = Rehearsal(recorded, self._workflow, self._patience)
+        self._active[number] = rehearsal
+        return await rehearsal.perform()
