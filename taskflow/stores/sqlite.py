@@ -835,6 +835,7 @@ class SQLiteStore:
         text = {
             sqlite3.SQLITE_FULL: NO_SPACE,
             sqlite3.SQLITE_BUSY: self._busy_text(),
+            sqlite3.SQLITE_PROTOCOL: self._busy_text(),
             sqlite3.SQLITE_READONLY: READ_ONLY,
             sqlite3.SQLITE_CANTOPEN: why_not_opened(self._file),
             sqlite3.SQLITE_NOTADB: "it is not a SQLite database: give taskflow a file of its own",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
-from steps import TOTAL, Report, Steps, check
+from steps import TOTAL, Injected, Report, Steps, check
 
 import taskflow
 from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
@@ -524,3 +525,63 @@ async def test_file_descriptors_are_used_up(path: Path) -> None:
         assert "used up its file descriptors" in opening
         assert held == "ThreadBusy"
         assert handle.status == "running"
+
+
+# System calls of SQLite, and of ours, how they fail, on which file, and how many there are.
+INJECTIONS = [
+    ("pwrite64", "ENOSPC", "-wal", 80),
+    ("pwrite64", "EIO", "-wal", 80),
+    ("pwrite64", "EDQUOT", "", 30),
+    ("fdatasync", "EIO", "-wal", 18),
+    ("fdatasync", "ENOSPC", "-wal", 18),
+    ("fdatasync", "EIO", "", 2),
+    ("pread64", "EIO", "-wal", 30),
+    ("pread64", "EIO", "", 10),
+    ("openat", "EMFILE", "-wal", 1),
+    ("openat", "EACCES", "", 1),
+    ("openat", "ENFILE", "-lock", 1),
+    ("flock", "ENOLCK", "-lock", 40),
+    ("ftruncate", "ENOSPC", "-shm", 1),
+    ("mmap", "ENOMEM", "-shm", 1),
+    ("newfstatat", "EIO", "", 30),
+    ("newfstatat", "EACCES", "-shm", 20),
+    ("unlink", "EACCES", "-wal", 1),
+]
+
+
+def can_trace() -> bool:
+    try:
+        traced = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True)
+    except OSError:
+        return False
+    return traced.returncode == 0
+
+
+async def test_a_system_call_fails(tmp_path: Path, rng: random.Random, is_long: bool) -> None:
+    """Any of them at any moment: what was seen is recorded, and the rest can be executed."""
+    if not can_trace():
+        pytest.skip("no strace, or it may not trace here")
+    errors = 0
+    for number in range(200 if is_long else 4):
+        call, error, suffix, most = rng.choice(INJECTIONS)
+        first = rng.randint(1, most)
+        when = f"{first}..{first + rng.randrange(4)}"
+        folder = tmp_path / f"{number} {call} {error} {suffix or 'db'} {when}"
+        folder.mkdir()
+        path = folder / "taskflow.db"
+        strace = ["strace", "-f", "-qq", "-o", os.devnull, "-P", f"{path}{suffix}"]
+        strace += ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"]
+        found = msgspec.convert(Child(folder, "injected", *strace).end(), Injected)
+        assert (found.repeated, found.transactions) == ([], 0), folder
+        assert all(each.startswith(str(path)) for each in found.errors), (folder, found.errors)
+        errors += len(found.errors)
+
+        steps = Steps()
+        steps.note = "x" * 5000
+        async with Runtime(path) as runtime:
+            assert await runtime.run(steps.workflow(), thread_id="t") == TOTAL, folder
+        assert not {*steps.executed} & {*found.seen}, folder
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",), folder
+    print(f"{errors} errors")  # noqa: T201 - what the long form has found
+    assert errors
