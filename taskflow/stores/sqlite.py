@@ -224,30 +224,30 @@ class SQLiteStore:
         return await self._write(lambda db: self._apply(db, batch), alone=alone)
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
-        rows = await self._read(sql.LOAD, (run.thread_id, run.run_id, after, limit))
-        return [Recorded(*row) for row in rows]
+        asked = run.thread_id, run.run_id, after, limit
+        return await self._read(sql.LOAD, asked, lambda row: Recorded(*row))
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
         if run_id is None:
-            rows = await self._read(sql.SELECT_LATEST, (thread_id,))
+            rows = await self._read(sql.SELECT_LATEST, (thread_id,), _run_row)
         else:
-            rows = await self._read(sql.SELECT_RUN, (thread_id, run_id))
-        return _run_row(rows[0]) if rows else None
+            rows = await self._read(sql.SELECT_RUN, (thread_id, run_id), _run_row)
+        return rows[0] if rows else None
 
     async def runs(
         self, status: str | None, workflow: str | None, before: int | None, limit: int
     ) -> Sequence[RunRow]:
         asked = {"status": status, "workflow": workflow, "before": before, "limit": limit}
-        return [_run_row(row) for row in await self._read(sql.SELECT_RUNS, asked)]
+        return await self._read(sql.SELECT_RUNS, asked, _run_row)
 
     async def signals(self, thread_id: str, run_id: str, after: int) -> Sequence[SignalRow]:
-        rows = await self._read(sql.SELECT_SIGNALS, (thread_id, run_id, after))
-        return [SignalRow(*row) for row in rows]
+        asked = thread_id, run_id, after
+        return await self._read(sql.SELECT_SIGNALS, asked, lambda row: SignalRow(*row))
 
     async def news(self, after: int | None) -> Sequence[tuple[int, str]]:
         if after is None:
-            return await self._read(sql.SELECT_LATEST_NEWS, ())
-        return await self._read(sql.SELECT_NEWS, (after,))
+            return await self._read(sql.SELECT_LATEST_NEWS, (), tuple)
+        return await self._read(sql.SELECT_NEWS, (after,), tuple)
 
     async def recoverable(
         self, now: float, workflows: Sequence[str], limit: int
@@ -279,14 +279,14 @@ class SQLiteStore:
     ) -> Sequence[CheckpointRow]:
         most = -1 if limit is None else limit
         if run_id is None:
-            rows = await self._read(sql.SELECT_CHECKPOINTS, (thread_id, after, most))
-        else:
-            rows = await self._read(sql.SELECT_PAGE, (thread_id, run_id, after, most))
-        return [_checkpoint_row(row) for row in rows]
+            return await self._read(
+                sql.SELECT_CHECKPOINTS, (thread_id, after, most), _checkpoint_row
+            )
+        return await self._read(sql.SELECT_PAGE, (thread_id, run_id, after, most), _checkpoint_row)
 
     async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:
-        rows = await self._read(sql.SELECT_CHECKPOINT, (thread_id, task_id))
-        return _checkpoint_row(rows[0]) if rows else None
+        rows = await self._read(sql.SELECT_CHECKPOINT, (thread_id, task_id), _checkpoint_row)
+        return rows[0] if rows else None
 
     @contextlib.asynccontextmanager
     async def snapshot(self, thread_id: str) -> AsyncGenerator[Snapshot]:
@@ -303,8 +303,7 @@ class SQLiteStore:
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         query = sql.SELECT_CACHED.format(rows=", ".join("?" * len(keys)))
-        rows = await self._read(query, (task_name, now, *keys))
-        return [CacheEntry(*row) for row in rows]
+        return await self._read(query, (task_name, now, *keys), lambda row: CacheEntry(*row))
 
     async def clear_cache(self, task_name: str) -> int:
         return await self._write(lambda db: int(db.execute(sql.CLEAR_CACHE, (task_name,)).rowcount))
@@ -340,20 +339,20 @@ class SQLiteStore:
             while runs:
                 yield await self._paced(pace, partial(history.drop, runs=runs, limit=pace.rows))
             threads = await self._look(partial(look, after=threads[-1]))
-        expired = await self._read(sql.SELECT_EXPIRED, (ask.now, 0, pace.rows))
+        expired = await self._read(sql.SELECT_EXPIRED, (ask.now, 0, pace.rows), tuple)
         while expired:
             yield await self._paced(pace, partial(history.drop_expired, rows=expired, now=ask.now))
             asked = ask.now, expired[-1][0], pace.rows
-            expired = await self._read(sql.SELECT_EXPIRED, asked)
+            expired = await self._read(sql.SELECT_EXPIRED, asked, tuple)
         await self._give_back(history.Pace())
 
     async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
-        rows: list[Any] = []
+        rows: list[RunRow] = []
         for start in range(0, len(thread_ids), sql.MAX_ROWS):
             asked = thread_ids[start : start + sql.MAX_ROWS]
             query = sql.SELECT_HEADS.format(rows=_rows("(?)", len(asked)))
-            rows += await self._read(query, tuple(asked))
-        return [RunRow(*row) for row in rows]
+            rows += await self._read(query, tuple(asked), lambda row: RunRow(*row))
+        return rows
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         def work(db: sqlite3.Connection) -> RunRow | None:
@@ -748,8 +747,11 @@ class SQLiteStore:
 
         return await self._trip(self._opened(self._writer), locked)
 
-    async def _read(self, query: str, parameters: Any) -> list[Any]:
-        return await self._look(lambda db: db.execute(query, parameters).fetchall())
+    async def _read(self, query: str, parameters: Any, make: Callable[[Any], T]) -> list[T]:
+        """What ``make`` makes of each row, in the connection's thread: there may be very many."""
+        return await self._look(
+            lambda db: [make(row) for row in db.execute(query, parameters).fetchall()]
+        )
 
     async def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def checked(db: sqlite3.Connection) -> T:
