@@ -157,9 +157,16 @@ class Comparison:
     def _mismatch(self) -> str | None:
         """Whether the same call would not find this run any more."""
         workflow, row = self._workflow, self._row
-        args, kwargs = workflow.decode_input(row.input)
-        inputs = decode_plain(row.input), workflow.binder.bind(args, kwargs)
-        if row.fingerprint in (fingerprint(workflow.part, canonical_json(each)) for each in inputs):
+        recorded = decode_plain(row.input)
+        gone = [name for name in recorded if name not in workflow.binder.signature.parameters]
+        if gone:
+            return (
+                f"{HistoryMismatch.__name__}: {workflow.name}() has no parameter "
+                f"{', '.join(gone)} any more, which this run was begun with"
+            )
+        decoded = workflow.binder.bind(*workflow.decode_input(row.input))
+        inputs = map(canonical_json, (recorded, decoded))
+        if row.fingerprint in (fingerprint(workflow.part, each) for each in inputs):
             return None
         return (
             f"{HistoryMismatch.__name__}: the same call does not mean this run any more, as the "

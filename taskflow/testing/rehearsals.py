@@ -191,10 +191,13 @@ class Rehearsal:
                     "await such things in tasks"
                 )
             return
+        if passed < SETTLED_AFTER and (self.is_finished or self._leaves_something_out()):
+            return
+        self._cut_off("")
+
+    def _leaves_something_out(self) -> bool:
         findings = self._found()
-        is_changed = self.is_finished or bool(findings.unasked or findings.open_waits)
-        if passed >= (SETTLED_AFTER if is_changed else IDLE_AFTER):
-            self._cut_off("")
+        return bool(findings.unasked or findings.open_waits)
 
     def _is_held_up(self) -> bool:
         """Whether every workflow that executes waits for calls."""

@@ -64,7 +64,7 @@ from taskflow.workflows import Workflow
 
 __all__ = ("NothingToReplay", "replay")
 
-MOST_RUNS: Final = 200  # that are replayed at a time
+MOST_RUNS: Final = 400  # that are replayed at a time
 MOST_ROWS: Final = 200_000  # recorded calls of these
 
 
