@@ -375,6 +375,12 @@ class Execution:
         else:
             self._run.spawn_look()
 
+    def retry_time(self, now: float, takeovers: int = 0) -> float | None:
+        """When to continue what the store has failed, if nobody is there to run it again."""
+        if not (self.is_automatic or self.patient):
+            return None
+        return now + STORE_RETRY * 2.0**takeovers  # the store may be well again by then
+
     def answer(self, payload: bytes) -> None:
         """It has succeeded elsewhere."""
         self.is_asleep = False
@@ -623,11 +629,10 @@ class Execution:
     def _interruption(self, run: Run, error: BaseException, release: Finish) -> Finish:
         """How an execution ends that ``error`` has cut off, which is not the workflow's own."""
         if isinstance(error, StoreError) and not isinstance(error, CheckpointCorrupt):
-            if not (self.is_automatic or self.patient):
-                return release
-            # The store may be well again by then, and nobody is there to run it again.
             takeovers = run.row.takeovers
-            due = release.now + STORE_RETRY * 2**takeovers
+            due = self.retry_time(release.now, takeovers)
+            if due is None:
+                return release
             return structs.replace(release, due=due, takeovers=takeovers)
         if isinstance(error, LeaseLost | RunCancelled) or not isinstance(error, Exception):
             return release

@@ -102,6 +102,7 @@ class Watch:
             return
         try:
             service.journal.release_again()
+            await service.release_doubtful()
             await self._look_for_signals()
             await self._look_at_awaited()
             if service.settings.recover:

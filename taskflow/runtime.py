@@ -29,6 +29,7 @@ from taskflow.errors import (
     RunNotFound,
     RunUnfinished,
     SerializationError,
+    StoreError,
     TaskflowError,
     ThreadBusy,
     UnknownWorkflow,
@@ -265,9 +266,10 @@ class Runtime:
         latch, answer = service.journal.send(signal)
         await uninterrupted(latch)
         (sent,) = answer
-        if not sent.is_new:
-            return
         assert self._watch is not None
+        if not sent.is_new:
+            self._watch.look_soon()  # the answer to the first one may have been lost
+            return
         self._watch.sent(sent.sequence)
         if not service.deliver(signal, sent) and self._settings.recover:
             self._watch.look_soon()
@@ -347,6 +349,8 @@ class Runtime:
                         Finish(answer[0].row.key, RunStatus.RUNNING, now())
                     )
                     await uninterrupted(released)
+                elif isinstance(latch.error, StoreError):
+                    service.doubt(thread_id)
                 raise
             (claimed,) = answer
             run = service.blocks[thread_id] = service.open_run(claimed)
@@ -375,6 +379,8 @@ class Runtime:
                     release = Finish(run.key, RunStatus.RUNNING, now(), unrecord=unrecord)
                     with contextlib.suppress(*([TaskflowError] if run.broken else [])):
                         await uninterrupted(service.journal.finish(release))
+                    if run.broken is not None:
+                        service.doubt(thread_id)
             if run.broken is not None:
                 raise run.broken
             run.warn()

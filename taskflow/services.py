@@ -39,7 +39,7 @@ from taskflow.journal import Journal
 from taskflow.loops import Loop, current_loop
 from taskflow.pending import Wait
 from taskflow.promises import Latch, uninterrupted
-from taskflow.records import Claimed, Durability, RunStatus, Sent, Signal
+from taskflow.records import Claimed, Durability, Finish, RunStatus, Sent, Signal
 from taskflow.runs import FRAME, Run, logger
 from taskflow.scheduler import Scheduler
 from taskflow.stores.base import Store
@@ -99,6 +99,7 @@ class Service:
         self.watch: Watcher | None = None  # for what other processes do
         self.automatic = 0  # how many of those execute that nobody asked for now
         self._postponed: set[str] = set()  # threads whose sleeping run could not be woken yet
+        self._doubtful: dict[str, float | None] = {}  # threads: when to continue what was claimed
         self._waking: deque[Execution] = deque()  # until there is room for them
         self._tasks: list[object] = []
         self._background: list[tuple[object, Background]] = []  # tasks, and what they execute
@@ -228,6 +229,8 @@ class Service:
             if executions.get(execution.thread_id) is execution:
                 del executions[execution.thread_id]
         error = execution.error
+        if isinstance(error, StoreError | LeaseLost) and not isinstance(error, CheckpointCorrupt):
+            self.doubt(execution.thread_id, execution.retry_time(self.clock.now()))
         if execution.is_automatic and not execution.is_awaited and error is not None:
             self._report(execution, error)
         if execution.thread_id in self._postponed:
@@ -235,6 +238,38 @@ class Service:
             if (asleep := self.asleep.get(execution.thread_id)) is not None:
                 self.wake(asleep)
         self._make_room(execution)
+
+    def doubt(self, thread_id: str, due: float | None = None) -> None:
+        """A run may have been claimed there that nobody executes: the answer to it was lost, say.
+
+        ``due``: when it is to be continued, if nobody will ask for it.
+        """
+        self._doubtful[thread_id] = due
+        if self.watch is not None:
+            self.watch.look_soon()
+
+    async def release_doubtful(self) -> None:
+        """Let others continue what is this runtime's without being executed. Raises StoreError."""
+        if not self._doubtful:
+            return
+        doubtful, self._doubtful = self._doubtful, {}
+        try:
+            rows = await self.store.latest(list(doubtful))
+        except BaseException:
+            self._doubtful = doubtful | self._doubtful
+            raise
+        for row in rows:
+            is_served = row.thread_id in self.executions or row.thread_id in self.blocks
+            if row.owner != self.owner or is_served:
+                continue
+            release = Finish(
+                row.key,
+                RunStatus.RUNNING,
+                self.clock.now(),
+                due=doubtful[row.thread_id],
+                takeovers=row.takeovers,
+            )
+            self.journal.finish(release)
 
     def _report(self, execution: Execution, error: BaseException) -> None:
         """Log why a run has ended that nobody waits for."""
