@@ -668,7 +668,7 @@ class TestUnfinished:
 
         assert (entry.status, entry.verdict) == ("paused", "unchanged")
         assert sorted(names(entry.waits)) == ["taskflow.receive", "taskflow.sleep"]
-        assert "the signal 'answer', a timer" in entry.in_short
+        assert entry.in_short == "would wait for a timer, the signal 'answer'"
 
     @pytest.mark.parametrize("change", ["prompt", "name", "gone", "later"])
     async def test_a_wait_that_is_asked_anew_is_told(self, runtime: Runtime, change: str) -> None:

@@ -104,7 +104,7 @@ class RunReplay(Struct, frozen=True):
         if self.goes_on_with:
             parts.append(f"would go on with {_names(self.goes_on_with)}")
         if self.waits:
-            parts.append(f"would wait for {', '.join(dict.fromkeys(map(_awaited, self.waits)))}")
+            parts.append(f"would wait for {', '.join(sorted(set(map(_awaited, self.waits))))}")
         if self.note:
             parts.append(self.note)
         if not parts:
@@ -281,7 +281,7 @@ def _awaited(call: NewCall) -> str:
 
 
 def _names(calls: Sequence[NewCall] | Sequence[IgnoredCall]) -> str:
-    names = list(dict.fromkeys(each.name for each in calls))
+    names = sorted({each.name for each in calls})
     more = f" and {len(names) - CALLS_SHOWN} other tasks" if len(names) > CALLS_SHOWN else ""
     return ", ".join(names[:CALLS_SHOWN]) + more
 
