@@ -1,6 +1,6 @@
 """A program to be killed at any moment: runs that do everything that a run can do, and log it.
 
-``python mixed.py FOLDER OWNER PACE alone ROUND COUNT`` executes one round of COUNT threads after
+``python mixed.py FOLDER OWNER PACE TTL alone ROUND COUNT`` executes a round of COUNT threads after
 another, until there is a file FOLDER/stop. ``… many ROUND COUNT SEED`` starts one round in an order
 of its own, continues what others have left, and ends when all of it has. A body takes up to PACE
 seconds.
@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ import anyio
 from msgspec import Struct
 
 from taskflow import (
+    LeaseLost,
     RetryPolicy,
     RunHandle,
+    RunNotFound,
     Runtime,
+    SQLiteStore,
     ThreadBusy,
     current,
     receive,
@@ -163,7 +167,10 @@ async def send(runtime: Runtime, round_: int, number: int) -> None:
 
 
 async def ended(handle: RunHandle[int], round_: int) -> None:
-    log("ended", handle.thread_id, round_, await handle.result())
+    try:
+        log("ended", handle.thread_id, round_, await handle.result())
+    except LeaseLost:
+        log("lost", handle.thread_id, round_)
 
 
 async def start(runtime: Runtime, round_: int, number: int) -> RunHandle[int]:
@@ -202,15 +209,15 @@ async def many(round_: int, threads: int, seed: str) -> None:
             except ThreadBusy:
                 continue
             group.create_task(ended(handle, round_))
-            if handle.status != "success":
+            with suppress(RunNotFound):  # it has ended meanwhile
                 await send(runtime, round_, number)
         while len(await runtime.runs(limit=threads, status="success")) < threads:  # noqa: ASYNC110
             await anyio.sleep(0.2)
 
 
 def open_runtime() -> Runtime:
-    path = settings["folder"] / "taskflow.db"
-    return Runtime(path, workflows=[mixed, branch], recover=True, poll_interval=0.2)
+    store = SQLiteStore(settings["folder"] / "taskflow.db", lease_ttl=settings["ttl"])
+    return Runtime(store, workflows=[mixed, branch], recover=True, poll_interval=0.2)
 
 
 def say(line: str) -> None:
@@ -221,8 +228,8 @@ def say(line: str) -> None:
 MODES: dict[str, Callable[..., Awaitable[None]]] = {"alone": alone, "many": many}
 
 
-async def main(folder: str, owner: str, pace: str, mode: str, *words: str) -> None:
-    settings.update(folder=Path(folder), owner=owner, pace=float(pace))
+async def main(folder: str, owner: str, pace: str, ttl: str, mode: str, *words: str) -> None:
+    settings.update(folder=Path(folder), owner=owner, pace=float(pace), ttl=float(ttl))
     settings["log"] = os.open(Path(folder, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     round_, threads, *rest = words
     await MODES[mode](int(round_), int(threads), *rest)
