@@ -15,7 +15,7 @@ MISSING_EXTRA = (
 def main() -> None:
     """Execute what the command line says, and exit: 0 done, 1 failed, 2 wrong use, 3 paused."""
     try:
-        from taskflow.cli_waiting import app
+        from taskflow.cli_check import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise

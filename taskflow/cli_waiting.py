@@ -1,6 +1,6 @@
 """The commands for runs that wait, and runs that were left: send, watch and recover.
 
-They are commands of the same ``app`` as those of `taskflow.cli_history`: with these it has all.
+They are commands of the same ``app`` as those of `taskflow.cli_history`.
 """
 
 from __future__ import annotations
