@@ -7,10 +7,10 @@ from datetime import timedelta
 import anyio
 import pytest
 from msgspec import structs
-from rows import batch
 
 from taskflow import CachePolicy, MemoryStore
 from taskflow.cache import Cache
+from taskflow.testing.rows import batch
 
 pytestmark = pytest.mark.anyio
 

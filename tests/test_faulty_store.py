@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import anyio
 import pytest
-from rows import OWNER, begin, checkpoint, claim, recorded, release, write
 
 from taskflow import (
     LeaseLost,
@@ -31,6 +30,7 @@ from taskflow import (
 from taskflow.records import Prune
 from taskflow.testing import FaultyStore, VirtualClock, WrappedStore, chance, every, since
 from taskflow.testing.faulty import Asked, InjectedFault, Operation
+from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, write
 
 pytestmark = pytest.mark.anyio
 

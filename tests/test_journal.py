@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from rows import OWNER, begin, checkpoint, claim, recorded, release, success
 
 from taskflow import LeaseLost, MemoryStore, RunCancelled, RunUnfinished, StoreError
 from taskflow.journal import Journal
 from taskflow.loops import current_loop
 from taskflow.records import Batch, Claim, Claimed, Committed
+from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, success
 
 pytestmark = pytest.mark.anyio
 

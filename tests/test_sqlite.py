@@ -13,23 +13,23 @@ from pathlib import Path
 
 import anyio
 import pytest
-from rows import ask, begin, checkpoint, claim, recorded, release, success, write
 
 from taskflow import CheckpointCorrupt, Runtime, SchemaTooNew, SQLiteStore, StoreError, ThreadBusy
 from taskflow import task as task_
 from taskflow import workflow as workflow_
+from taskflow.stores.statements import SCHEMA
+from taskflow.testing.rows import ask, begin, checkpoint, claim, recorded, release, success, write
 
 pytestmark = pytest.mark.anyio
 
 # Claims a run, records one row, says so; then records one more for each line that it is sent.
 OWNER_PROGRAM = """
 import asyncio, sys
-sys.path.insert(0, sys.argv[1])
-from rows import begin, checkpoint, write
+from taskflow.testing.rows import begin, checkpoint, write
 from taskflow import SQLiteStore
 
 async def main():
-    store = SQLiteStore(sys.argv[2], lease_ttl=float(sys.argv[3]))
+    store = SQLiteStore(sys.argv[1], lease_ttl=float(sys.argv[2]))
     await store.open("child")
     run = await begin(store, owner="child")
     await write(store, checkpoints=[checkpoint(run.key, "first")])
@@ -75,7 +75,6 @@ def owner_process(path: Path, lease_ttl: float) -> Iterator[subprocess.Popen[str
             sys.executable,
             "-c",
             OWNER_PROGRAM,
-            str(Path(__file__).parent),
             str(path),
             str(lease_ttl),
         ],
@@ -112,7 +111,7 @@ async def test_the_file_says_whose_it_is(path: Path) -> None:
             db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version", "journal_mode")
         ]
-    assert found == [0x7461736B, 2, "wal"]
+    assert found == [0x7461736B, SCHEMA, "wal"]
 
 
 def foreign(path: Path) -> None:

@@ -1,0 +1,188 @@
+"""How runs end, and how what is recorded is dropped."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskflow.errors import ThreadBusy
+from taskflow.records import RunKey, RunStatus, Unrecord
+from taskflow.stores.base import Store
+from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
+from taskflow.testing.rows import (
+    OTHER_INPUT,
+    OWNER,
+    ask,
+    begin,
+    checkpoint,
+    claim,
+    recorded,
+    release,
+    success,
+    write,
+)
+
+__all__ = ("Ends",)
+
+
+async def family(store: Store) -> RunKey:
+    """Three generations of calls, and a stranger, in a run that has succeeded."""
+    run = await begin(store)
+    parents = {"child": "parent", "parent": "grandparent", "grandparent": None, "stranger": None}
+    rows = [checkpoint(run.key, name, parent_id=parent) for name, parent in parents.items()]
+    await write(store, checkpoints=rows, finishes=[success(run.key, b'"result"', saved=b'"saved"')])
+    return run.key
+
+
+class Ends(Fixtures):
+    """How runs end, and how what is recorded is dropped."""
+
+    # The end of a run.
+
+    async def test_a_finish_records_the_outcome_and_lets_go(self, store: Store) -> None:
+        """Status, result, saved value and time; nobody owns the run any more."""
+        run = await begin(store)
+
+        await write(store, finishes=[success(run.key, b'"result"', saved=b'"saved"')])
+
+        ended = await store.run("thread", None)
+        assert ended is not None
+        assert (ended.status, ended.result, ended.saved) == ("success", b'"result"', b'"saved"')
+        assert (ended.owner, ended.finished, ended.epoch) == (None, 3.0, run.epoch)
+
+    async def test_a_released_run_is_running_without_an_owner(self, store: Store) -> None:
+        """Anybody may continue it: it has not ended."""
+        run = await begin(store)
+
+        await write(store, finishes=[release(run.key)])
+
+        row = await store.run("thread", None)
+        assert row is not None
+        assert (row.status, row.owner, row.finished) == (RunStatus.RUNNING, None, None)
+
+    async def test_a_failed_run_keeps_what_did_not_end_it(self, store: Store) -> None:
+        """The failures that ended it are un-recorded in the transaction that marks it failed."""
+        run = await begin(store)
+        await write(store, checkpoints=[checkpoint(run.key, f"charge:{n}") for n in range(3)])
+
+        end = release(
+            run.key, RunStatus.ERROR, error=b"{}", unrecord=("charge:1", "never recorded")
+        )
+        await write(store, finishes=[end])
+
+        assert await recorded(store) == ["charge:0", "charge:2"]
+
+    async def test_unrecord_reaches_only_its_own_thread(self, store: Store) -> None:
+        """The same task id on another thread stays."""
+        one, two = await begin(store, "one"), await begin(store, "two")
+        await write(store, checkpoints=[checkpoint(one.key), checkpoint(two.key)])
+
+        await write(store, unrecords=[Unrecord(one.key, ("charge:1",))])
+
+        assert (await recorded(store, "one"), await recorded(store, "two")) == ([], ["charge:1"])
+
+    # Cancel, forget, delete.
+
+    async def test_cancel_ends_a_run_whoever_executes_it(
+        self, store: Store, neighbour: Neighbour
+    ) -> None:
+        """Its row as it was is returned; its epoch has moved on: its owner's writes are refused."""
+        run = await begin(store)
+
+        async with neighbour("neighbour") as other:
+            assert await other.cancel("thread", 5.0) == run
+
+        row = await store.run("thread", None)
+        assert row is not None
+        assert (row.status, row.owner, row.finished) == (RunStatus.CANCELLED, None, 5.0)
+        committed = await write(store, finishes=[success(run.key)])
+        assert committed.refused == {(run.number, run.epoch): RunStatus.CANCELLED}
+
+    async def test_cancel_leaves_a_final_run_alone(self, store: Store) -> None:
+        """A run that has succeeded is not cancelled; a thread without runs has none to cancel."""
+        run = await begin(store)
+        await write(store, finishes=[success(run.key)])
+        ended = await store.run("thread", None)
+
+        assert await store.cancel("thread", 5.0) == ended
+        assert await store.run("thread", None) == ended
+        assert await store.cancel("unknown", 5.0) is None
+
+    async def test_forget_drops_a_call_and_those_it_was_made_by(self, store: Store) -> None:
+        """Its ancestors rest on it; its children and others do not."""
+        await family(store)
+
+        assert await store.forget("thread", "parent", OWNER)
+
+        assert await recorded(store) == ["child", "stranger"]
+
+    async def test_forget_reopens_the_latest_run(self, store: Store) -> None:
+        """Its result is un-recorded with the call, and running it again continues that run."""
+        key = await family(store)
+
+        await store.forget("thread", "child", OWNER)
+
+        run = await store.run("thread", None)
+        assert run is not None
+        assert (run.status, run.result, run.saved, run.finished) == ("running", None, None, None)
+        assert (await ask(store, claim())).row.run_id == key.run_id
+
+    async def test_forget_reopens_no_older_run(self, store: Store) -> None:
+        """A run that others came after keeps its result."""
+        key = await family(store)
+        second = await begin(store, input=OTHER_INPUT, new_run_id="second")
+        await write(store, finishes=[success(second.key)])
+
+        await store.forget("thread", "stranger", OWNER)
+
+        older = await store.run("thread", key.run_id)
+        assert older is not None
+        assert (older.status, older.result) == ("success", b'"result"')
+        assert "stranger" not in await recorded(store)
+
+    async def test_forget_knows_what_is_not_recorded(self, store: Store) -> None:
+        """False where there is none, and nothing is reopened."""
+        await family(store)
+
+        assert not await store.forget("thread", "unknown", OWNER)
+        assert not await store.forget("unknown", "child", OWNER)
+
+        run = await store.run("thread", None)
+        assert run is not None
+        assert run.status == "success"
+
+    async def test_forget_and_delete_keep_off_a_run_that_executes_elsewhere(
+        self, store: Store, neighbour: Neighbour
+    ) -> None:
+        """ThreadBusy, and nothing is dropped."""
+        run = await begin(store)
+        await write(store, checkpoints=[checkpoint(run.key)])
+
+        async with neighbour("neighbour") as other:
+            with pytest.raises(ThreadBusy):
+                await other.forget("thread", "charge:1", "neighbour")
+            with pytest.raises(ThreadBusy):
+                await other.delete("thread", "neighbour")
+
+        assert await recorded(store) == ["charge:1"]
+
+    async def test_delete_drops_a_thread_with_everything_on_it(self, store: Store) -> None:
+        """Its runs and its calls, and nothing of another thread."""
+        for thread_id in ("thread", "thread 2"):
+            run = await begin(store, thread_id)
+            await write(store, checkpoints=[checkpoint(run.key)], finishes=[success(run.key)])
+
+        assert await store.delete("thread", OWNER)
+
+        assert await store.run("thread", None) is None
+        assert await recorded(store) == []
+        assert await recorded(store, "thread 2") == ["charge:1"]
+        assert not await store.delete("thread", OWNER)
+
+    async def test_a_deleted_thread_begins_anew(self, store: Store) -> None:
+        """With sequence 1, and nothing before it."""
+        await family(store)
+        await store.delete("thread", OWNER)
+
+        claimed = await ask(store, claim())
+
+        assert (claimed.is_new, claimed.row.sequence, claimed.previous) == (True, 1, None)

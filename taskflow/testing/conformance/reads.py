@@ -1,0 +1,127 @@
+"""What is read, and the results that threads share."""
+
+from __future__ import annotations
+
+from taskflow.stores.base import Store
+from taskflow.testing.conformance.fixtures import Fixtures
+from taskflow.testing.rows import OTHER_INPUT, begin, cached, checkpoint, recorded, success, write
+
+__all__ = ("Reads",)
+
+
+class Reads(Fixtures):
+    """What is read, and the results that threads share."""
+
+    # Reading.
+
+    async def test_load_gives_a_run_in_pages(self, store: Store) -> None:
+        """At most ``limit`` checkpoints above ``after``, in commit order, of that run alone."""
+        other = await begin(store, "other")
+        run = await begin(store)
+        for number in range(5):
+            await write(
+                store,
+                checkpoints=[
+                    checkpoint(run.key, f"charge:{number}"),
+                    checkpoint(other.key, f"charge:{number}"),
+                ],
+            )
+
+        pages: list[list[str]] = []
+        after = 0
+        while rows := await store.load(run, after, 2):
+            pages.append([row.task_id for row in rows])
+            after = rows[-1].sequence
+
+        assert pages == [["charge:0", "charge:1"], ["charge:2", "charge:3"], ["charge:4"]]
+
+    async def test_load_leaves_out_other_runs_of_the_thread(self, store: Store) -> None:
+        """What an earlier run recorded belongs to it."""
+        first = await begin(store)
+        await write(
+            store, checkpoints=[checkpoint(first.key, "old")], finishes=[success(first.key)]
+        )
+        second = await begin(store, input=OTHER_INPUT, new_run_id="second")
+        await write(store, checkpoints=[checkpoint(second.key, "new")])
+
+        assert [row.task_id for row in await store.load(second, 0, 10)] == ["new"]
+        assert await recorded(store) == ["old", "new"]
+        (only,) = await store.checkpoints("thread", "second")
+        assert only.checkpoint.task_id == "new"
+
+    async def test_a_run_is_found_by_thread_and_by_id(self, store: Store) -> None:
+        """The latest where no id is given; None where there is none."""
+        first = await begin(store, new_run_id="first")
+        await write(store, finishes=[success(first.key)])
+        await begin(store, input=OTHER_INPUT, new_run_id="second")
+
+        rows = [await store.run("thread", run_id) for run_id in (None, "first", "second")]
+
+        assert [row and row.run_id for row in rows] == ["second", "first", "second"]
+        assert await store.run("thread", "unknown") is None
+        assert await store.run("unknown", None) is None
+
+    async def test_runs_are_listed_newest_first_in_pages(self, store: Store) -> None:
+        """``before`` continues a page; runs that begin meanwhile do not shift it."""
+        for number in range(5):
+            await begin(store, f"thread {number}")
+
+        first = await store.runs(None, None, None, 2)
+        await begin(store, "late")
+        second = await store.runs(None, None, first[-1].number, 2)
+
+        assert [run.thread_id for run in first] == ["thread 4", "thread 3"]
+        assert [run.thread_id for run in second] == ["thread 2", "thread 1"]
+
+    async def test_runs_are_filtered_by_status_and_by_workflow(self, store: Store) -> None:
+        """Both filters, and either alone."""
+        for thread_id, workflow in (("a", "fulfil"), ("b", "refund"), ("c", "fulfil")):
+            run = await begin(store, thread_id, workflow=workflow)
+            if thread_id != "c":
+                await write(store, finishes=[success(run.key)])
+
+        async def threads(status: str | None, workflow: str | None) -> list[str]:
+            return [run.thread_id for run in await store.runs(status, workflow, None, 10)]
+
+        assert await threads("success", None) == ["b", "a"]
+        assert await threads(None, "fulfil") == ["c", "a"]
+        assert await threads("success", "fulfil") == ["a"]
+        assert await threads("paused", None) == []
+
+    # Shared results.
+
+    async def test_a_shared_result_is_found_by_task_and_key(self, store: Store) -> None:
+        """And by nothing else."""
+        await write(store, cached=[cached("a"), cached("b"), cached("a", name="refund")])
+
+        found = await store.cached("charge", ["a", "c"], 0.0)
+
+        assert list(found) == [cached("a")]
+
+    async def test_a_shared_result_expires(self, store: Store) -> None:
+        """At its time it is gone; without one it stays."""
+        await write(store, cached=[cached("short", expires=10.0), cached("long")])
+
+        async def found(now: float) -> list[str]:
+            return sorted(
+                entry.key for entry in await store.cached("charge", ["short", "long"], now)
+            )
+
+        assert await found(9.0) == ["long", "short"]
+        assert await found(10.0) == ["long"]
+
+    async def test_a_shared_result_is_replaced_by_a_newer_one(self, store: Store) -> None:
+        """One for each key: the last that was computed."""
+        await write(store, cached=[cached("a", expires=1.0)])
+        await write(store, cached=[cached("a", expires=99.0)])
+
+        assert list(await store.cached("charge", ["a"], 50.0)) == [cached("a", expires=99.0)]
+
+    async def test_clear_cache_drops_the_results_of_one_task(self, store: Store) -> None:
+        """And says how many there were."""
+        await write(store, cached=[cached("a"), cached("b"), cached("a", name="refund")])
+
+        assert await store.clear_cache("charge") == 2
+        assert await store.cached("charge", ["a", "b"], 0.0) == []
+        assert len(await store.cached("refund", ["a"], 0.0)) == 1
+        assert await store.clear_cache("charge") == 0
