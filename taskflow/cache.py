@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,11 +12,14 @@ from zlib import crc32
 from msgspec import Struct
 
 from taskflow.promises import Latch
-from taskflow.records import CacheEntry
+from taskflow.records import CacheEntry, details_checksum, fits
 from taskflow.retry import seconds
 from taskflow.stores.base import Store
 
 __all__ = ("Cache", "CachePolicy")
+
+
+logger = logging.getLogger("taskflow")
 
 
 class CachePolicy(Struct, frozen=True):
@@ -35,7 +40,8 @@ class CachePolicy(Struct, frozen=True):
     def entry(self, task_name: str, key: str, payload: bytes, now: float) -> CacheEntry:
         """What is kept of a result that was computed at ``now`` (seconds since the epoch)."""
         expires = None if self.ttl is None else now + seconds(self.ttl, "ttl")
-        return CacheEntry(task_name, key, payload, expires, _checksum(task_name, key, payload))
+        checksum = _expiry_checksum(expires) | _checksum(task_name, key, payload)
+        return CacheEntry(task_name, key, payload, expires, checksum)
 
 
 class Cache:
@@ -61,13 +67,21 @@ class Cache:
     async def find(self, task_name: str, key: str, now: float) -> bytes | None:
         """The payload that is shared under ``key``; a damaged one is as good as none."""
         for entry in await self._store.cached(task_name, [key], now):
-            if entry.checksum == _checksum(entry.task_name, entry.key, entry.payload):
-                return entry.payload
+            # By what was asked for: an index that is damaged may give the entry of another key.
+            expected = _checksum(task_name, key, entry.payload)
+            with contextlib.suppress(TypeError):  # a column holds what it cannot
+                if fits(entry.checksum, expected, _expiry_checksum(entry.expires)):
+                    return entry.payload
+            logger.warning("a shared result of %s is damaged: it is computed anew", task_name)
         return None
 
     async def clear(self, task_name: str) -> int:
         """Drop a task's shared results; how many there were."""
         return await self._store.clear_cache(task_name)
+
+
+def _expiry_checksum(expires: float | None) -> int:
+    return details_checksum(None, "", None, 0, 0.0, expires or 0.0, None)
 
 
 def _checksum(task_name: str, key: str, payload: bytes) -> int:

@@ -38,9 +38,10 @@ from taskflow.records import (
     RunRow,
     RunStatus,
     checkpoint_checksum,
+    details_checksum,
     run_checksum,
 )
-from taskflow.stores.base import Store, checksum_on
+from taskflow.stores.base import Store
 
 __all__ = ("export", "prune_of", "read_export", "read_exports", "replace")
 
@@ -240,10 +241,7 @@ def _line_of_run(row: RunRow) -> _RunLine:
 
 
 def _line_of_checkpoint(thread_id: str, row: CheckpointRow) -> _CheckpointLine:
-    each = row.checkpoint
-    checksum_on(
-        thread_id, thread_id, row.run_id, each.task_id, each.kind, each.payload, each.checksum
-    )
+    each = row.verified(thread_id).checkpoint
     try:
         payload = each.payload.decode()
     except UnicodeDecodeError as error:
@@ -446,7 +444,16 @@ class _Reader:
             line.attempts,
             line.started,
             line.finished,
-            checkpoint_checksum(seed, line.task_id, line.kind, payload),
+            checkpoint_checksum(seed, line.task_id, line.kind, payload)
+            | details_checksum(
+                line.parent_id,
+                line.name,
+                line.arguments,
+                line.attempts,
+                line.started,
+                line.finished,
+                line.signal,
+            ),
             line.signal,
         )
         self.checkpoints.append(CheckpointRow(0, line.run_id, checkpoint))

@@ -102,6 +102,10 @@ class Inbox:
         """It waits no more."""
         self._receivers.get(receiver.name, {}).pop(receiver.order, None)
 
+    def signals(self) -> list[SignalRow]:
+        """The signals that nobody has taken."""
+        return [signal for signals in self._signals.values() for signal in signals]
+
     def untaken(self) -> list[str]:
         """The names of the signals that nobody has taken, one for each."""
         return [name for name, signals in self._signals.items() for _ in signals]

@@ -48,6 +48,8 @@ __all__ = (
     "Unrecord",
     "Wait",
     "checkpoint_checksum",
+    "details_checksum",
+    "fits",
     "run_checksum",
 )
 
@@ -59,6 +61,7 @@ EMIT = "emit"
 WAIT = "wait"
 SIGNAL = "signal"
 OUTCOMES = (RESULT, ERROR)
+COVERED = 0xFFFFFFFF  # the bits of a checksum that cover what a replay depends on
 
 
 class RunStatus(StrEnum):
@@ -80,6 +83,7 @@ class RunKey(Struct, frozen=True):
     run_id: str
     seed: int  # checksum of the columns of the run that never change
     workflow: str = ""
+    birth: int | None = None  # checksum of its place and times; None: these are not covered
 
 
 class Checkpoint(Struct, frozen=True):
@@ -99,6 +103,33 @@ class Checkpoint(Struct, frozen=True):
     checksum: int
     signal: str | None = None  # the id of the signal that it has taken
 
+    @property
+    def has_sound_details(self) -> bool:
+        """Whether what it tells beside its outcome is what was written."""
+        try:
+            return fits(self.checksum, self.checksum & COVERED, self._details_checksum())
+        except (TypeError, OverflowError):
+            return False
+
+    def is_sound(self, seed: int) -> bool:
+        """Whether it is what was written into the run of that `run_checksum`."""
+        try:
+            expected = checkpoint_checksum(seed, self.task_id, self.kind, self.payload)
+            return fits(self.checksum, expected, self._details_checksum())
+        except (TypeError, AttributeError, OverflowError):  # neither text nor bytes
+            return False
+
+    def _details_checksum(self) -> int:
+        return details_checksum(
+            self.parent_id,
+            self.name,
+            self.arguments,
+            self.attempts,
+            self.started,
+            self.finished,
+            self.signal,
+        )
+
 
 class Recorded(Struct, frozen=True):
     """What a rerun loads of a checkpoint."""
@@ -109,6 +140,7 @@ class Recorded(Struct, frozen=True):
     kind: str
     payload: bytes
     checksum: int
+    signal: str | None = None
 
 
 class Signal(Struct, frozen=True):
@@ -140,6 +172,17 @@ class SignalRow(Struct, frozen=True):
     payload: bytes
     sent: float  # wall clock, seconds since the epoch
     checksum: int
+
+    def is_sound(self, seed: int) -> bool:
+        """Whether it is what was sent to the run of that `run_checksum`."""
+        try:
+            return fits(
+                self.checksum,
+                checkpoint_checksum(seed, self.task_id, SIGNAL, self.payload),
+                details_checksum(None, self.name, None, 0, self.sent, self.sent, None),
+            )
+        except (TypeError, AttributeError):  # a column holds neither text nor bytes
+            return False
 
 
 class CacheEntry(Struct, frozen=True):
@@ -183,7 +226,16 @@ class RunRow(Struct, frozen=True):
         seed = run_checksum(
             self.thread_id, self.run_id, self.workflow, self.input, self.fingerprint
         )
-        return RunKey(self.number, self.epoch, self.thread_id, self.run_id, seed, self.workflow)
+        place = self.sequence, self.epoch, self.created, self.started
+        return RunKey(
+            self.number,
+            self.epoch,
+            self.thread_id,
+            self.run_id,
+            seed,
+            self.workflow,
+            run_checksum(*place),
+        )
 
     @property
     def is_final(self) -> bool:
@@ -197,17 +249,24 @@ class RunRow(Struct, frozen=True):
     def verified(self) -> RunRow:
         """The row itself. Raises CheckpointCorrupt where it is not what was written."""
         try:
-            fits = self.checksum == self._expected_checksum()
-        except TypeError:  # a column holds neither text nor bytes
-            fits = False
-        if not fits:
+            expected = self._expected_checksum()
+            is_sound = fits(self.checksum, expected & COVERED, expected & ~COVERED)
+        except (TypeError, ValueError, OverflowError):  # a column holds neither text nor bytes
+            is_sound = False
+        if not is_sound:
             raise CheckpointCorrupt(self.thread_id, self.run_id, None, "its checksum does not fit")
 
         return self
 
     def _expected_checksum(self) -> int:
         return outcome_checksum(
-            self.key, self.status, self.result, self.error, self.saved, self.waits
+            self.key,
+            self.status,
+            self.result,
+            self.error,
+            self.saved,
+            self.waits,
+            finished=self.finished,
         )
 
 
@@ -217,6 +276,14 @@ class CheckpointRow(Struct, frozen=True):
     sequence: int
     run_id: str
     checkpoint: Checkpoint
+
+    def verified(self, thread_id: str) -> CheckpointRow:
+        """The row itself. Raises CheckpointCorrupt where it is not what was written there."""
+        if not self.checkpoint.is_sound(run_checksum(thread_id, self.run_id)):
+            reason = "its checksum does not fit"
+            raise CheckpointCorrupt(thread_id, self.run_id, self.checkpoint.task_id, reason)
+
+        return self
 
 
 class Claim(Struct, frozen=True):
@@ -290,7 +357,13 @@ class Finish(Struct, frozen=True):
     def checksum(self) -> int:
         """The run's checksum from here on."""
         return outcome_checksum(
-            self.key, self.status, self.result, self.error, self.saved, self.waits
+            self.key,
+            self.status,
+            self.result,
+            self.error,
+            self.saved,
+            self.waits,
+            finished=None if self.status == RunStatus.RUNNING else self.now,
         )
 
 
@@ -429,14 +502,51 @@ def outcome_checksum(
     result: bytes | None,
     error: bytes | None,
     saved: bytes | None,
-    waits: bytes | None = None,
+    waits: bytes | None,
+    *,
+    finished: float | None,
 ) -> int:
-    """CRC-32 over a whole row of the run table, but for its owner and times."""
+    """CRC-32 over what a run is and came to, and, above its 32 bits, one over the other columns.
+
+    Not covered are its number, which a new row does not know, who owns it and when it is due, which
+    others change, and how often it was taken over.
+    """
     waiting = () if waits is None else (waits,)
-    return run_checksum(key.seed, status, result, error, saved, *waiting)
+    checksum = run_checksum(key.seed, status, result, error, saved, *waiting)
+    if key.birth is None:
+        return checksum
+    return _above(run_checksum(key.birth, finished)) | checksum
 
 
-def run_checksum(*parts: str | int | bytes | None) -> int:
+def details_checksum(
+    parent_id: str | None,
+    name: str,
+    arguments: str | None,
+    attempts: int,
+    started: float,
+    finished: float,
+    signal: str | None,
+) -> int:
+    """CRC-32 over what a checkpoint tells beside its outcome, to be added to the other one."""
+    return _above(crc32(_pack((parent_id, name, arguments, attempts, started, finished, signal))))
+
+
+def fits(checksum: int, expected: int, details: int) -> bool:
+    """Whether a row has the checksum that is ``expected`` of it, and the one of its ``details``.
+
+    Rows of schemas before 3 have only the first.
+    """
+    return checksum & COVERED == expected and (
+        checksum >> 32 == 0 or checksum & ~COVERED == details
+    )
+
+
+def _above(checksum: int) -> int:
+    """A checksum for the upper half of SQLite's integers, which have a sign; never 0."""
+    return (checksum >> 1 or 1) << 32
+
+
+def run_checksum(*parts: str | int | float | bytes | None) -> int:
     """CRC-32 over ``parts`` in MessagePack, where each tells its type and length."""
     return crc32(_pack(parts))
 

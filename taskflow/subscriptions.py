@@ -186,6 +186,7 @@ class Subscription:
         self._row = row
         self._run_id = row.run_id
         for each in rows:
+            each.verified(row.thread_id)
             self._read = each.sequence
             event = event_of(
                 row.thread_id, row.run_id, each.checkpoint, each.sequence, row.workflow

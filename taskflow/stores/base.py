@@ -46,7 +46,6 @@ from typing import Literal, Protocol
 from msgspec import structs
 
 from taskflow.errors import (
-    CheckpointCorrupt,
     HistoryMismatch,
     RunCancelled,
     RunNotFound,
@@ -54,6 +53,7 @@ from taskflow.errors import (
     ThreadBusy,
 )
 from taskflow.records import (
+    COVERED,
     SIGNAL,
     Batch,
     CacheEntry,
@@ -70,6 +70,7 @@ from taskflow.records import (
     Signal,
     SignalRow,
     checkpoint_checksum,
+    details_checksum,
     run_checksum,
 )
 
@@ -390,18 +391,12 @@ def forked(row: RunRow, to: str, *, is_whole: bool) -> RunRow:
     return copy.sealed()
 
 
-def checksum_on(
-    to: str, thread_id: str, run_id: str, task_id: str, kind: str, payload: bytes, checksum: int
-) -> int:
+def checksum_on(to: str, thread_id: str, row: CheckpointRow) -> int:
     """The checksum of a row when it stands on the thread ``to``. Raises CheckpointCorrupt."""
-    try:
-        expected = checkpoint_checksum(run_checksum(thread_id, run_id), task_id, kind, payload)
-    except (TypeError, AttributeError):  # a column holds neither text nor bytes
-        expected = None
-    if checksum != expected:
-        raise CheckpointCorrupt(thread_id, run_id, task_id, "its checksum does not fit")
-
-    return checkpoint_checksum(run_checksum(to, run_id), task_id, kind, payload)
+    each = row.verified(thread_id).checkpoint
+    seed = run_checksum(to, row.run_id)
+    moved = checkpoint_checksum(seed, each.task_id, each.kind, each.payload)
+    return each.checksum & ~COVERED | moved
 
 
 def prunable(runs: Sequence[Outline], ask: Prune) -> list[tuple[Outline, bool]]:
@@ -448,7 +443,8 @@ def signal_row(signal: Signal, run: RunRow) -> Checkpoint:
         signal.now,
         checkpoint_checksum(
             run_checksum(run.thread_id, run.run_id), signal.task_id, SIGNAL, signal.payload
-        ),
+        )
+        | details_checksum(None, signal.name, None, 0, signal.now, signal.now, None),
     )
 
 

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy, ThreadExists
 from taskflow.records import (
+    COVERED,
     OUTCOMES,
     RESULT,
     SIGNAL,
@@ -116,6 +117,7 @@ class MemoryStore:
                     row.checkpoint.kind,
                     row.checkpoint.payload,
                     row.checkpoint.checksum,
+                    row.checkpoint.signal,
                 )
                 for row in self._checkpoints.get(run.thread_id, {}).values()
                 if row.run_id == run.run_id
@@ -219,7 +221,8 @@ class MemoryStore:
                 row.checkpoint,
                 kind=RESULT,
                 payload=payload,
-                checksum=checkpoint_checksum(seed, task_id, RESULT, payload),
+                checksum=row.checkpoint.checksum & ~COVERED
+                | checkpoint_checksum(seed, task_id, RESULT, payload),
             )
             rows[task_id] = structs.replace(row, checkpoint=checkpoint)
             _, *callers = self._calls_up_from(thread_id, task_id)
@@ -256,9 +259,7 @@ class MemoryStore:
         run = source.run_id
         copies: list[Checkpoint] = []
         for each in kept:
-            checksum = checksum_on(
-                to, thread_id, run, each.task_id, each.kind, each.payload, each.checksum
-            )
+            checksum = checksum_on(to, thread_id, CheckpointRow(0, run, each))
             copies.append(structs.replace(each, checksum=checksum))
             if len(copies) % 1000 == 0:
                 await anyio.lowlevel.checkpoint()

@@ -33,6 +33,7 @@ from msgspec import structs
 
 from taskflow.clocks import boot_time, present
 from taskflow.errors import (
+    CheckpointCorrupt,
     RunNotFound,
     SchemaTooNew,
     StoreError,
@@ -64,7 +65,14 @@ from taskflow.stores import statements as sql
 from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
 from taskflow.stores.files import NO_SPACE, READ_ONLY, OpenFiles, way_out, why_not_opened
 from taskflow.stores.locks import FileLock, OwnerLock
-from taskflow.stores.sqlite_rows import drop_call, one_run, update_run
+from taskflow.stores.sqlite_rows import (
+    check_unknown,
+    checkpoint_row,
+    drop_call,
+    one_checkpoint,
+    one_run,
+    update_run,
+)
 
 __all__ = ("SQLiteStore",)
 
@@ -73,6 +81,10 @@ T = TypeVar("T")
 PRUNED_THREADS: Final = 100  # that are looked at together
 PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
 CHECKPOINT_WRITES: Final = 8
+DAMAGED: Final = "it is damaged: restore it from a backup"
+# A file of so many is looked at as a whole when it is opened (2 MiB: 10 ms): in a damaged index a
+# record may be missing, and would be executed again.
+CHECKED_PAGES: Final = 500
 
 
 # The owners whose stores are open in this process, and the locks of those that stand still.
@@ -165,6 +177,7 @@ class SQLiteStore:
         self._lease_time = boot_time if present.clock is None else present.clock.elapsed
         try:
             self._writer = await self._connect("rwc")
+            await self._trip(self._writer, self._check_apart)
             await self._trip(self._writer, self._check_ours)
             self._write_lock = await self._trip(self._writer, lambda db: self._new_lock())
             await self._trip(self._writer, self._prepare)
@@ -228,11 +241,16 @@ class SQLiteStore:
         return await self._read(sql.LOAD, asked, lambda row: Recorded(*row))
 
     async def run(self, thread_id: str, run_id: str | None) -> RunRow | None:
-        if run_id is None:
-            rows = await self._read(sql.SELECT_LATEST, (thread_id,), _run_row)
-        else:
-            rows = await self._read(sql.SELECT_RUN, (thread_id, run_id), _run_row)
-        return rows[0] if rows else None
+        def work(db: sqlite3.Connection) -> RunRow | None:
+            if run_id is not None:
+                return one_run(db, sql.SELECT_RUN, (thread_id, run_id))
+            row = one_run(db, sql.SELECT_LATEST, (thread_id,))
+            if row is None:
+                check_unknown(db, thread_id)
+            return row
+
+        row = await self._look(work)
+        return row and row.verified()
 
     async def runs(
         self, status: str | None, workflow: str | None, before: int | None, limit: int
@@ -280,13 +298,12 @@ class SQLiteStore:
         most = -1 if limit is None else limit
         if run_id is None:
             return await self._read(
-                sql.SELECT_CHECKPOINTS, (thread_id, after, most), _checkpoint_row
+                sql.SELECT_CHECKPOINTS, (thread_id, after, most), checkpoint_row
             )
-        return await self._read(sql.SELECT_PAGE, (thread_id, run_id, after, most), _checkpoint_row)
+        return await self._read(sql.SELECT_PAGE, (thread_id, run_id, after, most), checkpoint_row)
 
     async def checkpoint(self, thread_id: str, task_id: str) -> CheckpointRow | None:
-        rows = await self._read(sql.SELECT_CHECKPOINT, (thread_id, task_id), _checkpoint_row)
-        return rows[0] if rows else None
+        return await self._look(lambda db: one_checkpoint(db, thread_id, task_id))
 
     @contextlib.asynccontextmanager
     async def snapshot(self, thread_id: str) -> AsyncGenerator[Snapshot]:
@@ -389,7 +406,7 @@ class SQLiteStore:
         if batch.finishes:
             self._finish(db, batch.finishes, refused)
         claims = self._claim(db, batch.claims) if batch.claims else []
-        signals = [self._send(db, signal) for signal in batch.signals]
+        signals = [self._sent(db, signal) for signal in batch.signals]
         return Committed(refused, claims, signals, sequences)
 
     def _insert(
@@ -416,10 +433,22 @@ class SQLiteStore:
             0 if (each.number, each.epoch) in refused else next(numbers) for each in checkpoints
         ]
 
+    def _sent(self, db: sqlite3.Connection, signal: Signal) -> Sent | Exception:
+        try:
+            return self._send(db, signal)
+        except CheckpointCorrupt as error:
+            return error
+
     def _send(self, db: sqlite3.Connection, signal: Signal) -> Sent | Exception:
         thread_id = signal.thread_id
         known = db.execute(sql.SELECT_RUN_OF_CALL, (thread_id, signal.task_id)).fetchone()
         run = one_run(db, sql.SELECT_UNFINISHED, (thread_id,))
+        latest = run or one_run(db, sql.SELECT_LATEST, (thread_id,))
+        if latest is None:
+            check_unknown(db, thread_id)
+        elif latest.verified() and run is None and not latest.is_final:
+            reason = "an index of the file has lost it"
+            raise CheckpointCorrupt(thread_id, latest.run_id, None, reason)
         if known is not None:
             is_taken = db.execute(sql.SELECT_TAKER, (thread_id, signal.task_id)).fetchone()
             if is_taken or (run is not None and run.run_id == known[0]):
@@ -513,6 +542,8 @@ class SQLiteStore:
                     row, answers[index] = _continue(db, held, claim, previous)
                     latest[thread_id] = row
                 else:
+                    if head is None:
+                        check_unknown(db, thread_id)
                     sequence = head.sequence + 1 if head else 1
                     row = claim.new_row(0, sequence)
                     previous = _previous(db, row) if head else None
@@ -586,6 +617,33 @@ class SQLiteStore:
             raise StoreError(f"{self.path} cannot be opened: there is no folder {folder}")
         if os.path.isdir(self.path):
             raise StoreError(f"{self.path} is a folder, not a database file")
+
+    def _check_apart(self, _: sqlite3.Connection) -> None:
+        """Refuse what is not ours, or is damaged, by a connection that cannot write.
+
+        The last one to close a file that it has looked at would copy the WAL into it.
+        """
+        wal = f"{self._file}-wal"
+        if not os.path.getsize(self._file) and os.path.exists(wal) and os.path.getsize(wal):
+            raise StoreError(  # SQLite would delete the WAL, as if it were a stranger's
+                f"{self.path} is empty, and {wal} is not: restore both from a backup"
+            )
+        apart = sqlite3.connect(f"{Path(self._file).as_uri()}?mode=ro", uri=True)
+        try:
+            apart.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+            self._check_ours(apart)
+            pages = apart.execute("PRAGMA page_count").fetchone()[0]
+            if pages > CHECKED_PAGES:
+                return
+            found = apart.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.OperationalError:
+            return  # who may write can open more files than who may not
+        finally:
+            apart.close()
+        if found != "ok":
+            error = StoreError(f"{self.path}: {DAMAGED}")
+            error.add_note(f"SQLite says: {found}")
+            raise error
 
     def _check_ours(self, db: sqlite3.Connection) -> int:
         """Refuse what is not ours, untouched; the schema that it has, or 0."""
@@ -790,7 +848,7 @@ class SQLiteStore:
         if not failure:
             return outcome[0]
         error = failure[0]
-        if isinstance(error, sqlite3.Error | TimeoutError | OSError):
+        if isinstance(error, sqlite3.Error | TimeoutError | OSError | UnicodeDecodeError):
             raise self._explained(error) from error
         raise error
 
@@ -830,6 +888,8 @@ class SQLiteStore:
         """What SQLite says, as an error that names the file and the way out."""
         if isinstance(error, TimeoutError):
             return StoreError(self._busy_text())
+        if isinstance(error, UnicodeDecodeError):  # what sqlite3 makes of text in a damaged file
+            return StoreError(f"{self.path}: {DAMAGED}")
         if isinstance(error, OSError):
             advice = way_out(error)
             return StoreError(f"{self.path} cannot be used: {error}{advice and f': {advice}'}")
@@ -841,12 +901,12 @@ class SQLiteStore:
             sqlite3.SQLITE_READONLY: READ_ONLY,
             sqlite3.SQLITE_CANTOPEN: why_not_opened(self._file),
             sqlite3.SQLITE_NOTADB: "it is not a SQLite database: give taskflow a file of its own",
-            sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup",
+            sqlite3.SQLITE_CORRUPT: DAMAGED,
             sqlite3.SQLITE_IOERR: (
                 "the disk failed to read or write: it may be broken, or have reached a limit of "
                 "this process (ulimit -f) or user; mend that, then run again"
             ),
-        }.get(code & 0xFF, "SQLite refused")
+        }.get(code & 0xFF, f"SQLite refused: {error}")
         explained = StoreError(text if text.startswith(self.path) else f"{self.path}: {text}")
         explained.add_note(f"SQLite says: {error} ({getattr(error, 'sqlite_errorname', '?')})")
         constraint = code & 0xFF in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG)
@@ -921,10 +981,6 @@ def _run_row(row: Sequence[Any]) -> RunRow:
     return RunRow(*row).verified()
 
 
-def _checkpoint_row(row: Sequence[Any]) -> CheckpointRow:
-    return CheckpointRow(row[0], row[1], Checkpoint(*row[2:]))
-
-
 class _Snapshot:
     """One thread, read in one transaction of a connection of its own."""
 
@@ -946,7 +1002,7 @@ class _Snapshot:
         asked = self._thread_id, run_id, after, limit
         query = sql.SELECT_PAGE
         return [
-            _checkpoint_row(row)
+            checkpoint_row(row)
             for row in await self._trip(lambda db: db.execute(query, asked).fetchall())
         ]
 

@@ -9,13 +9,14 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct, structs
 
 from taskflow.errors import CheckpointCorrupt, RunNotFound, ThreadExists
 from taskflow.records import (
     RESULT,
+    Checkpoint,
     CheckpointRow,
     Outline,
     Prune,
@@ -110,14 +111,15 @@ def _copy_checkpoints(db: sqlite3.Connection, source: RunRow, to: str, left_out:
     thread_id, run_id = source.thread_id, source.run_id
     damage: list[CheckpointCorrupt] = []
 
-    def checksum(task_id: str, kind: str, payload: bytes, checksum: int) -> int:
+    def checksum(*columns: Any) -> int:
         try:
-            return checksum_on(to, thread_id, run_id, task_id, kind, payload, checksum)
+            return checksum_on(to, thread_id, CheckpointRow(0, run_id, Checkpoint(0, 0, *columns)))
         except CheckpointCorrupt as error:
             damage.append(error)  # SQLite passes on only that something was raised
             raise
 
-    db.create_function("checksum_on", 4, checksum)
+    columns = len(Checkpoint.__struct_fields__) - 2
+    db.create_function("checksum_on", columns, checksum)
     db.create_function("is_copied", 1, lambda task_id: task_id not in left_out)
     try:
         place = {"to": to, "thread_id": thread_id, "run_id": run_id}
@@ -127,7 +129,7 @@ def _copy_checkpoints(db: sqlite3.Connection, source: RunRow, to: str, left_out:
             raise damage[0] from None
         raise
     finally:
-        db.create_function("checksum_on", 4, None)
+        db.create_function("checksum_on", columns, None)
         db.create_function("is_copied", 1, None)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from taskflow.records import Checkpoint, RunRow
 
 APPLICATION_ID: Final = 0x7461_736B  # "task"
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 SAFE_WAL_VERSION: Final = (3, 51, 3)
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
 
@@ -94,6 +94,8 @@ ALTER TABLE checkpoint ADD COLUMN signal TEXT;
 {CREATE_WAITING}
 PRAGMA user_version = 2;
 """,
+    # Since then checksums cover more. Rows that are there keep theirs, which are told apart.
+    2: "PRAGMA user_version = 3;\n",
 }
 
 # The join is the fence: a row whose run has another epoch by now, or has ended, is not inserted,
@@ -147,6 +149,10 @@ SELECT_LATEST: Final = f"""
 SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? ORDER BY sequence DESC LIMIT 1
 """
 SELECT_RUN: Final = f"SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND run_id = ?"
+# By another index than the latest run of a thread is found by.
+SELECT_KNOWN_RUN: Final = """
+SELECT run_id FROM run INDEXED BY sqlite_autoindex_run_1 WHERE thread_id = ? LIMIT 1
+"""
 SELECT_RUNS: Final = f"""
 SELECT {RUN_COLUMNS} FROM run
 WHERE (:status IS NULL OR status = :status) AND (:workflow IS NULL OR workflow = :workflow)
@@ -197,7 +203,7 @@ ORDER BY sequence DESC LIMIT 1
 """
 # A payload that somebody has edited is text, and its checksum is that of bytes.
 LOAD: Final = """
-SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum FROM checkpoint
+SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum, signal FROM checkpoint
 WHERE thread_id = ? AND run_id = ? AND sequence > ? AND kind != 'signal' ORDER BY sequence LIMIT ?
 """
 INSERT_CHECKPOINT: Final = f"""
@@ -240,14 +246,13 @@ FROM checkpoint WHERE thread_id = ? AND run_id = ? AND sequence > ? ORDER BY seq
 SELECT_RUN_OF_CALL: Final = """
 SELECT run_id, parent_id, sequence FROM checkpoint WHERE thread_id = ? AND task_id = ?
 """
-SELECT_KIND: Final = "SELECT kind FROM checkpoint WHERE thread_id = ? AND task_id = ?"
 SELECT_CHECKPOINT: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
 FROM checkpoint JOIN run USING (thread_id, run_id)
 WHERE checkpoint.thread_id = ? AND checkpoint.task_id = ?
 """
 REPLACE_RESULT: Final = """
-UPDATE checkpoint SET kind = 'result', payload = ?, checksum = ?
+UPDATE checkpoint SET kind = 'result', payload = ?, checksum = (checksum & ~0xFFFFFFFF) | ?
 WHERE thread_id = ? AND task_id = ? AND kind IN ('result', 'error')
 """
 DELETE_CALL: Final = "DELETE FROM checkpoint WHERE thread_id = ? AND task_id IN (?, ?)"
@@ -259,11 +264,11 @@ SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence > ? ORDER BY sequ
 """
 INSERT_RUN: Final = INSERT_RUNS.format(rows=RUN_ROW).replace(" RETURNING number, thread_id", "")
 # `checksum_on` and `is_copied` are functions of Python.
-COPY_CHECKPOINTS: Final = """
+COPY_CHECKPOINTS: Final = f"""
 INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
     attempts, started, finished, checksum, signal)
 SELECT :to, run_id, task_id, parent_id, name, kind, CAST(payload AS BLOB), arguments, attempts,
-    started, finished, checksum_on(task_id, kind, CAST(payload AS BLOB), checksum), signal
+    started, finished, checksum_on({CHECKPOINT_COLUMNS}), signal
 FROM checkpoint WHERE thread_id = :thread_id AND run_id = :run_id AND is_copied(task_id)
 ORDER BY sequence
 """
