@@ -121,7 +121,10 @@ class Store(Protocol):
         ...
 
     async def close(self, owner: str) -> None:
-        """Give up the lease of ``owner``, and what is held open for it."""
+        """Give up the lease of ``owner``, and what is held open for it.
+
+        Does nothing where it is not open: a store that has failed to open is closed, too.
+        """
         ...
 
     async def commit(self, batch: Batch) -> Committed:

@@ -2,7 +2,7 @@
 
     import pytest
 
-    from taskflow import SQLiteStore
+    from taskflow import MemoryStore, SQLiteStore
     from taskflow.testing.conformance import StoreConformance
 
     class TestMyStore(StoreConformance):
@@ -18,9 +18,15 @@ prefix or a database of its own, and the fixture drops it in the end.
 The tests are marked for anyio's plugin of pytest, which runs them on asyncio. The fixture
 ``anyio_backend`` chooses the event loops of a store that is not bound to it:
 
+    class TestMyOtherStore(StoreConformance):
         @pytest.fixture(params=["asyncio", "trio"])
         def anyio_backend(self, request):
             return request.param
+
+        @pytest.fixture
+        def make_store(self):
+            store = MemoryStore()
+            return lambda: store
 
 What a test in one process cannot show is left to the store's own tests: that what was committed
 survives a loss of power, that a lease ends with its process and with time, that damaged rows are
