@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -29,8 +30,9 @@ from taskflow import (
     workflow,
 )
 from taskflow.records import Batch, Committed
+from taskflow.stores.locks import FileLock
 
-FOREVER = 120.0  # seconds
+FOREVER = 20.0  # seconds: longer than anybody waits
 kept: list[Any] = []  # what is alive until the interpreter ends
 settings: dict[str, Any] = {}
 
@@ -111,6 +113,12 @@ async def busy() -> None:
 
 
 @workflow
+async def locked() -> None:
+    """Somebody else has locked the database when the process leaves."""
+    await body()
+
+
+@workflow
 async def asks() -> None:
     note()
     await receive("answer")
@@ -140,7 +148,7 @@ async def hits_commit() -> None:
 WORKFLOWS = {
     each.name: each
     for each in (
-        bodies, threads, processes, backs_off, busy, asks, naps, hits, hits_map, hits_commit
+        bodies, threads, processes, backs_off, busy, locked, asks, naps, hits, hits_map, hits_commit
     )
 }  # fmt: skip
 
@@ -155,6 +163,15 @@ class HitStore(SQLiteStore):
         if self.commits == 2:
             signal.raise_signal(signal.SIGTERM)
         return await super().commit(batch)
+
+
+def lock(path: Path) -> None:
+    """Keep everybody from writing, as long as the process lives."""
+    guard = FileLock(f"{path}-lock", timeout=FOREVER)
+    guard.__enter__()
+    db = sqlite3.connect(path, isolation_level=None, timeout=FOREVER)
+    db.execute("BEGIN IMMEDIATE")
+    kept.append((guard, db))
 
 
 async def begin(name: str, way: str) -> None:
@@ -176,6 +193,8 @@ async def begin(name: str, way: str) -> None:
         kept.append(await runtime.start(WORKFLOWS[name](), thread_id="t"))
         while not settings["folder"].joinpath("begun").exists():  # noqa: ASYNC110
             await anyio.sleep(0.01)
+        if name == "locked":
+            lock(path)
         while name in ("asks", "naps") and (await runtime.get("t")).status != "paused":  # noqa: ASYNC110
             await anyio.sleep(0.01)
     elif name == "block":
