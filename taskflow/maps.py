@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 # Results that wait for their commit while further items execute: what a batch or two hold.
 MAX_UNCOMMITTED: Final = 1024
+# Items that are looked at beyond those that are held for ever.
+MAX_HELD: Final = 10_000
 NO_KEYWORDS: Final[dict[str, Any]] = {}
 
 Named: TypeAlias = tuple[tuple[Any, ...], Identity]  # the arguments of a call, and who it is
@@ -267,7 +269,7 @@ class _Pool:
     def _looks_ahead(self) -> bool:
         """Whether calls that are held for ever keep recorded ones from being asked for."""
         run = self._frame.run
-        if run.gate is None or run.gate.opens or self._children >= MAX_UNCOMMITTED:
+        if run.gate is None or run.gate.opens or self._children >= MAX_HELD:
             return False
         if self._sought is None:
             name, parent_id = self._definition.name, self._frame.call_id

@@ -1074,6 +1074,22 @@ class TestForms:
 
         assert names((await replayed(runtime, listed)).executes) == ["stamp"]
 
+    @pytest.mark.parametrize("how", ["cut off", "cancelled"])
+    async def test_calls_behind_shields_are_cut_off_too(self, runtime: Runtime, how: str) -> None:
+        """Neither a verdict nor the cancellation of the whole replay waits for them."""
+
+        @workflow(name="fulfil")
+        async def shielded(order: str) -> str:
+            calls = [stamp(order), notify(order)]
+            with anyio.CancelScope(shield=True):
+                return f"{await calls[0]}{await calls[1]}"
+
+        await runtime.run(fulfil("A1"), thread_id="a")
+
+        with anyio.fail_after(30), anyio.move_on_after(0.2 if how == "cancelled" else 20) as scope:
+            assert names((await replayed(runtime, shielded)).executes) == ["stamp"]
+        assert scope.cancelled_caught == (how == "cancelled")
+
     async def test_a_workflow_that_handles_everything_is_cut_off_too(
         self, runtime: Runtime
     ) -> None:

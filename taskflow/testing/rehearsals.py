@@ -17,6 +17,7 @@ from taskflow.definitions import BodyKind
 from taskflow.emits import EmitCall
 from taskflow.executions import RunBody
 from taskflow.pending import Wait
+from taskflow.promises import Latch
 from taskflow.records import OUTCOMES, Claimed, Recorded, RunRow, RunStatus
 from taskflow.recovery import claim_of
 from taskflow.runs import FRAME, Executing, Run
@@ -55,11 +56,15 @@ class _Hold:
 
     opens = False
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self) -> None:
         self.held: dict[str, RecordedCall[Any]] = {}  # in the order in which they were asked for
         self.asked: set[str] = set()  # everything that is not recorded and was ever asked for
         self.begun: set[str] = set()  # of these, the workflows: their bodies execute
-        self._run = run
+        self._released = Latch()
+
+    def release(self) -> None:
+        """The run is unwound: so are calls whose cancellation is shielded off."""
+        self._released.set_result()
 
     async def wait(self, call: Executing) -> None:
         """Hold what would execute a body that is no workflow's, or would wait."""
@@ -71,9 +76,11 @@ class _Hold:
             self.begun.add(call.id)
             return
         self.held[call.id] = call
+        call.is_held = True
         try:
-            await self._run.hold(call)
+            await self._released.wait()
         finally:
+            call.is_held = False
             del self.held[call.id]
 
 
@@ -140,7 +147,7 @@ class Rehearsal:
     async def _execute(self, service: Service, claimed: Claimed) -> Outcome | None:
         run = service.open_run(claimed)
         await run.load()
-        run.gate = self._gate = _Hold(run)
+        run.gate = self._gate = _Hold()
         args, kwargs = self._workflow.decode_input(self.row.input)
         root = run.root()
         self._body = RunBody(self._workflow, root.digest, args, kwargs)
@@ -151,6 +158,10 @@ class Rehearsal:
         try:
             with interruptible:
                 outcome = await attempt_all(self._body, root)
+        except BaseException:
+            if self._findings is None:
+                raise
+            # It was cut off: what it makes of that is no outcome.
         finally:
             with anyio.CancelScope(shield=True):
                 await run.end_strays()
@@ -215,9 +226,14 @@ class Rehearsal:
         return "" if frame is None else f" ({frame.f_code.co_filename}, line {frame.f_lineno})"
 
     def _cut_off(self, note: str) -> None:
-        assert self._run is not None
         self._findings = self._found(note)
-        self._run.unwind()
+        self.unwind()
+
+    def unwind(self) -> None:
+        """Cancel what executes of it."""
+        if self._run is not None and self._gate is not None:
+            self._run.unwind()
+            self._gate.release()
 
     def _found(self, note: str = "") -> Findings:
         """What the code has asked for until now, and what it has not."""

@@ -185,13 +185,19 @@ class _Replays:
             raise self._error
 
     async def _watch(self) -> None:
-        """Cut those off in which nothing moves any more."""
-        while True:
-            await anyio.sleep(LOOK_INTERVAL)
-            now = anyio.current_time()
-            for rehearsal in list(self._active.values()):
-                if rehearsal is not None:
+        """Cut those off in which nothing moves any more; all of them, when this is cancelled."""
+        try:
+            while True:
+                await anyio.sleep(LOOK_INTERVAL)
+                now = anyio.current_time()
+                for rehearsal in self._rehearsals():
                     rehearsal.look(now)
+        finally:
+            for rehearsal in self._rehearsals():
+                rehearsal.unwind()
+
+    def _rehearsals(self) -> list[Rehearsal]:
+        return [each for each in self._active.values() if each is not None]
 
     async def _replay(self, number: int, recorded: RecordedRun) -> None:
         try:

@@ -94,7 +94,8 @@ class RunReplay(Struct, frozen=True):
         if self.executes:
             parts.append(f"would execute anew {_names(self.executes)}")
         if self.ignores:
-            parts.append(f"would not use what is recorded of {_names(self.ignores)}")
+            after = "asks only after that, if at all, for" if self.executes else "would not use"
+            parts.append(f"{after} what is recorded of {_names(self.ignores)}")
         if self.result is not None:
             parts.append("would return another result")
         if self.saved is not None:
@@ -123,7 +124,11 @@ class RunReplay(Struct, frozen=True):
         paired = {each.instead_of.task_id for each in self.executes if each.instead_of is not None}
         left = [each for each in self.ignores if each.task_id not in paired]
         if left:
-            yield "  would not use what is recorded of:"
+            yield (
+                "  would ask for these recorded ones only after that, if at all:"
+                if self.executes
+                else "  would not use what is recorded of:"
+            )
             yield from _indented(map(_recorded, left), len(left))
         for what, difference in (("return", self.result), ("save", self.saved)):
             if difference is not None:
