@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from schemas import shop
+from schemas import questions, shop
 from schemas.shop import chat, fulfil
 
 import taskflow
-from taskflow import RunCancelled, RunStatus, Runtime, SchemaTooNew
+from taskflow import RunCancelled, RunPaused, RunStatus, Runtime, SchemaTooNew
 from taskflow.stores.statements import SCHEMA
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,7 @@ async def runtime(db: str, anyio_backend: object) -> AsyncIterator[Runtime]:
     """A runtime of this version on that file."""
     shop.bodies.clear()
     shop.outage.clear()
+    questions.bodies.clear()
     async with Runtime(db) as runtime:
         yield runtime
 
@@ -80,7 +81,8 @@ async def test_an_older_file_becomes_like_a_new_one(db: str, tmp_path: Path) -> 
 
 async def test_every_record_of_an_older_file_reads_back(runtime: Runtime) -> None:
     """Runs and calls are shown as they were recorded, and none is damaged."""
-    statuses = {each.thread_id: each.status for each in await runtime.runs()}
+    shops = [each for each in await runtime.runs() if each.workflow not in ("ask", "nap")]
+    statuses = {each.thread_id: each.status for each in shops}
     assert statuses == {
         "finished": "success", "failed": "error", "cancelled": "cancelled",
         "unfinished": "running", "conversation": "success", "block": "running",
@@ -143,6 +145,31 @@ async def test_shared_results_of_an_older_file_are_shared(runtime: Runtime) -> N
 
     assert "rate EUR" not in shop.bodies
     assert "charge E5" in shop.bodies
+
+
+async def test_a_wait_of_an_older_file_goes_on(runtime: Runtime) -> None:
+    """With the signal that it had taken, the one that it was sent, and the next; nothing twice."""
+    if "ask" not in [each.workflow for each in await runtime.runs()]:
+        pytest.skip("the first schema has nothing that waits")
+    (wait,) = (await runtime.get("asking")).waits
+    assert (wait.name, wait.deadline) == ("word", pytest.approx(wait.since + questions.LONG, abs=1))
+
+    await runtime.send("asking", "word", "again", id="1")  # it was taken: it counts once
+    await runtime.send("asking", "word", "world", id="3")
+    result = await runtime.run(questions.ask("words"), thread_id="asking", wait=True)
+
+    assert (result, questions.bodies) == (["HELLO", "world", "there"], [])
+
+
+async def test_a_timer_of_an_older_file_is_the_same(runtime: Runtime) -> None:
+    """It waits until the time that was recorded."""
+    if "nap" not in [each.workflow for each in await runtime.runs()]:
+        pytest.skip("the first schema has nothing that waits")
+    with pytest.raises(RunPaused) as paused:
+        await runtime.run(questions.nap(), thread_id="napping")
+
+    (wait,) = paused.value.waits
+    assert wait.deadline == questions.MORNING.timestamp()
 
 
 def test_two_processes_may_open_an_older_file_at_once(db: str) -> None:

@@ -617,29 +617,39 @@ class SQLiteStore:
             raise StoreError(f"{self.path} cannot be opened: there is no folder {folder}")
         if os.path.isdir(self.path):
             raise StoreError(f"{self.path} is a folder, not a database file")
+        if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+            # Before SQLite makes a WAL and an index beside it that are read-only as well.
+            raise StoreError(f"{self.path}: {READ_ONLY}")
+        log = f"{os.path.realpath(self.path)}-wal"
+        if _size_of(self.path) == 0 and _size_of(log):
+            # SQLite would delete the WAL, as if it were a stranger's.
+            raise StoreError(
+                f"{self.path} is empty, and {log} is not: restore both from a backup"
+            )
 
     def _check_apart(self, _: sqlite3.Connection) -> None:
-        """Refuse what is not ours, or is damaged, by a connection that cannot write.
+        """Refuse what is not ours, or is damaged, by connections that cannot write.
 
         The last one to close a file that it has looked at would copy the WAL into it.
         """
-        wal = f"{self._file}-wal"
-        if not os.path.getsize(self._file) and os.path.exists(wal) and os.path.getsize(wal):
-            raise StoreError(  # SQLite would delete the WAL, as if it were a stranger's
-                f"{self.path} is empty, and {wal} is not: restore both from a backup"
-            )
-        apart = sqlite3.connect(f"{Path(self._file).as_uri()}?mode=ro", uri=True)
-        try:
-            apart.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
-            self._check_ours(apart)
-            pages = apart.execute("PRAGMA page_count").fetchone()[0]
-            if pages > CHECKED_PAGES:
-                return
-            found = apart.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        except sqlite3.OperationalError:
-            return  # who may write can open more files than who may not
-        finally:
-            apart.close()
+        if not _size_of(f"{self._file}-wal"):
+            self._look_apart("immutable=1", self._check_ours)  # leaves no other file behind
+        self._look_apart("mode=ro", self._check_sound)
+
+    def _look_apart(self, mode: str, look: Callable[[sqlite3.Connection], object]) -> None:
+        uri = f"{Path(self._file).as_uri()}?{mode}"
+        # Who may write can open more than who may not, and says what is wrong with the rest.
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.ExitStack() as stack:
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self._busy_timeout)
+            stack.callback(db.close)
+            look(db)
+
+    def _check_sound(self, db: sqlite3.Connection) -> None:
+        self._check_ours(db)
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        if pages > CHECKED_PAGES:
+            return
+        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             error = StoreError(f"{self.path}: {DAMAGED}")
             error.add_note(f"SQLite says: {found}")
@@ -975,6 +985,14 @@ def _nothing(db: sqlite3.Connection) -> None:
 
 def _rows(row: str, count: int) -> str:
     return ", ".join([row] * count)
+
+
+def _size_of(path: str) -> int | None:
+    """In bytes; ``None`` where there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def _run_row(row: Sequence[Any]) -> RunRow:

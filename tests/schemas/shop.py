@@ -129,5 +129,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "shop.db")
         anyio.run(record, path)
+        with contextlib.suppress(ImportError):  # the first schema has nothing that waits
+            import questions
+
+            anyio.run(questions.record, path)
         subprocess.run([sys.executable, __file__, "--die", path], check=False)
         Path(sys.argv[1]).write_text(dump(path))
