@@ -623,9 +623,7 @@ class SQLiteStore:
         log = f"{os.path.realpath(self.path)}-wal"
         if _size_of(self.path) == 0 and _size_of(log):
             # SQLite would delete the WAL, as if it were a stranger's.
-            raise StoreError(
-                f"{self.path} is empty, and {log} is not: restore both from a backup"
-            )
+            raise StoreError(f"{self.path} is empty, and {log} is not: restore both from a backup")
 
     def _check_apart(self, _: sqlite3.Connection) -> None:
         """Refuse what is not ours, or is damaged, by connections that cannot write.
