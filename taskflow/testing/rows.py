@@ -1,19 +1,21 @@
 """Builds the rows that a test hands to a store, and fills in what the test is not about.
 
-import anyio
+    import anyio
 
-from taskflow import MemoryStore
-from taskflow.testing.rows import OWNER, begin, checkpoint, recorded, write
+    from taskflow import MemoryStore
+    from taskflow.testing.rows import OWNER, begin, checkpoint, recorded, write
 
-async def main() -> None:
-    store = MemoryStore()
-    await store.open(OWNER)
-    run = await begin(store, "order-A1")
-    await write(store, checkpoints=[checkpoint(run.key, "charge:1")])
-    assert await recorded(store, "order-A1") == ["charge:1"]
-    await store.close(OWNER)
+    async def main() -> None:
+        store = MemoryStore()
+        await store.open(OWNER)
+        run = await begin(store, "order-A1")
+        await write(store, checkpoints=[checkpoint(run.key, "charge:1")])
+        assert await recorded(store, "order-A1") == ["charge:1"]
+        await store.close(OWNER)
 
-anyio.run(main)
+    anyio.run(main)
+
+`claim`, `checkpoint` and the ends of runs take the fields of their records as keyword arguments.
 """
 
 from __future__ import annotations
