@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ from taskflow import (
     uuid,
     workflow,
 )
-from taskflow.testing import NothingToReplay, RunReplay, Verdict, replay
+from taskflow.testing import NothingToReplay, RunReplay, Verdict, replay, replays
 
 pytestmark = pytest.mark.anyio
 
@@ -1044,6 +1045,26 @@ class TestForms:
 
         assert (await replayed(runtime, plain)).verdict == "unchanged"
 
+    async def test_a_child_that_awaits_plain_things_is_waited_for(self, runtime: Runtime) -> None:
+        """Also beside a call that is held."""
+
+        @workflow(name="lagging")
+        async def lagging(order: str) -> None:
+            await anyio.sleep(0.8)
+            await ship(order)
+            await hang("later")
+
+        @workflow(name="outer")
+        async def outer(order: str) -> None:
+            await asyncio_free_gather(hang(order), lagging(order))
+
+        await crashed(runtime, outer("A1"), "hang later")
+
+        entry = await replayed(runtime, outer)
+
+        assert entry.verdict == "unchanged", str(entry)
+        assert names(entry.goes_on_with) == ["hang", "hang"]
+
     async def test_patience_with_plain_awaits_ends(self, runtime: Runtime) -> None:
         """The report says in which line the workflow hangs."""
 
@@ -1295,6 +1316,13 @@ async def test_a_database_is_read_by_its_path(tmp_path: Path) -> None:
     assert (await replayed(tmp_path / "runs.db", fulfil)).verdict == "unchanged"
     assert (await replayed(os.fspath(tmp_path / "runs.db"), fulfil)).verdict == "unchanged"
     assert (await replayed(SQLiteStore(tmp_path / "runs.db"), fulfil)).verdict == "unchanged"
+
+
+def test_the_program_in_the_docstring_is_a_program() -> None:
+    """As it stands there."""
+    assert replays.__doc__ is not None
+    lines = [line for line in replays.__doc__.splitlines() if line.startswith("    ") or not line]
+    exec(compile(textwrap.dedent("\n".join(lines)), "docstring", "exec"), {"__name__": "program"})
 
 
 async def test_thousands_of_runs_take_seconds() -> None:
