@@ -315,6 +315,7 @@ class Run:
         """Read what is recorded of this run. Raises StoreError."""
         last = 0
         taken: set[str] = set()
+        waiting = self.inbox.signals()  # as they are recorded: others may be sent here meanwhile
         while True:
             rows = await self._store.load(self.row, last, LOAD_ROWS)
             for row in rows:
@@ -331,7 +332,7 @@ class Run:
             if len(rows) < LOAD_ROWS:
                 break
             last = rows[-1].sequence
-        for signal in self.inbox.signals():
+        for signal in waiting:
             self._check_signal(signal)
             if signal.task_id in taken:
                 raise self._damaged(signal.task_id, "it is waiting, and was taken before")

@@ -37,6 +37,7 @@ from taskflow import (
     workflow,
 )
 from taskflow.records import Batch, Committed
+from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
 
@@ -592,3 +593,21 @@ async def test_a_signal_wakes_a_run_whose_caller_left_before_it_paused(
             pass
         await runtime.send("t", "go", "yes")
         await until_status(runtime, RunStatus.SUCCESS, "t")
+
+
+async def test_a_signal_that_is_sent_while_the_run_is_loaded_is_taken(
+    kind: str, make_store: MakeStore
+) -> None:
+    """It comes between the claim and the first step, in the process that continues the run."""
+    async with Runtime(make_store()) as runtime:
+        with pytest.raises(RunPaused):
+            await runtime.run(ask(1), thread_id="t")
+    gate = anyio.Event()
+    store = FaultyStore(make_store()).delay("load", until=gate)
+    async with Runtime(store) as runtime:
+        handle = await runtime.start(ask(1), thread_id="t", wait=True)
+        await store.asked("load")
+        await runtime.send("t", "go", "yes")
+        gate.set()
+
+        assert await result(handle) == "yes"
