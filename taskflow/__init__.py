@@ -13,6 +13,7 @@ Where things are; imports only point down:
     journal, scheduler, workers, cache    group commit; slots and threads; shared results
     feeds, inboxes, contests              who is told; signals that wait; calls that compete
     codec, failures, identity, stores     bytes, ids, rows
+    digests                               which calls were made, in little memory
     events, clocks                        what a run tells; what time it is
     errors, retry, records, pending       the words that everything is said in
     promises, cancellation, loops, steps  waking up, giving up, what asyncio and trio do; bodies

@@ -22,6 +22,7 @@ from taskflow.attempts import Outcome, attempt_all
 from taskflow.codec import Codec, decode_plain, encode_plain
 from taskflow.contests import Stake, is_lost
 from taskflow.definitions import Definition
+from taskflow.digests import DIGEST_SIZE
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.identity import are_immutable, canonical_arguments
 from taskflow.promises import Promise
@@ -160,13 +161,16 @@ def identify(
         canonical, types = canonical_arguments(binder.bind(args, kwargs), name, binder.variadic)
         told_by = canonical + types
     part = frame.digest + definition.part + told_by
-    digest = blake2b(part, digest_size=16).digest()
+    digest = blake2b(part, digest_size=DIGEST_SIZE).digest()
     first = None
     seen = frame.seen
     if seen is None:
         frame.seen = {digest}
-    elif digest not in seen:
-        seen.add(digest)
+    elif digest not in seen and (frame.many is None or digest not in frame.many):
+        if len(seen) < FEW_CALLS:
+            seen.add(digest)
+        else:
+            frame.note_made(digest)
     else:
         first = digest
         digest = _next_occurrence(frame, name, part, first)
@@ -175,14 +179,31 @@ def identify(
 
 def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> bytes:
     """The digest of one more equal call under the same parent."""
-    if frame.repeats is None:
-        frame.repeats = {}
-    repeat = frame.repeats.get(first)
-    if repeat is None:
-        executing = f"{name}:{first.hex()}" in frame.run.executing
-        repeat = frame.repeats[first] = Repeat(in_flight=int(executing))
+    repeat = frame.repeat(name, first)
+    if not repeat.occurrence:
+        repeat.occurrence = _latest_occurrence(frame, part)
     repeat.occurrence += 1
-    return blake2b(b"%b\n%d" % (part, repeat.occurrence), digest_size=16).digest()
+    digest = _occurrence_digest(part, repeat.occurrence)
+    frame.note_made(digest)
+    return digest
+
+
+def _latest_occurrence(frame: Frame, part: bytes) -> int:
+    """The number of the latest equal call that was made, of one or more: they have no gaps."""
+    made, beyond = 0, 1
+    while frame.has_made(_occurrence_digest(part, beyond)):
+        made, beyond = beyond, 2 * beyond
+    while beyond - made > 1:
+        middle = (made + beyond) // 2
+        if frame.has_made(_occurrence_digest(part, middle)):
+            made = middle
+        else:
+            beyond = middle
+    return made
+
+
+def _occurrence_digest(part: bytes, occurrence: int) -> bytes:
+    return blake2b(b"%b\n%d" % (part, occurrence), digest_size=DIGEST_SIZE).digest()
 
 
 class RecordedCall(Call[T_co], Generic[T_co]):
@@ -345,7 +366,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             raise
         finally:
             run.end(self)
-            if frame.repeats is not None and (repeat := repeat or self._repeat()) is not None:
+            if repeat is None and frame.repeats is not None and self._identity[4] is None:
+                repeat = self._repeat()  # it was called again meanwhile
+            if repeat is not None:
                 repeat.in_flight -= 1
         body.in_flight -= 1
         if body.is_task and not body.in_flight:
@@ -390,8 +413,11 @@ class RecordedCall(Call[T_co], Generic[T_co]):
 
     def _repeat(self) -> Repeat | None:
         """The count of equal calls under this parent, if there is more than this one."""
-        assert self.frame.repeats is not None
-        return self.frame.repeats.get(self._identity[4] or self.digest)
+        first = self._identity[4]
+        if first is not None:
+            return self.frame.repeat(self.definition.name, first)
+        repeats = self.frame.repeats
+        return None if repeats is None else repeats.get(self.digest)
 
     async def _find_or_attempt(self, key: str) -> Outcome:
         """Be answered from the cache, or execute and share the result."""

@@ -29,6 +29,7 @@ from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, 
 __all__ = ("Feed", "Feeds", "Listener", "event_of")
 
 ENDS = (RunCompleted, RunFailed, RunCancelledEvent)
+MAX_BYTES = 4 * 1024 * 1024  # of JSON that are kept for a reader: ten times as much as objects
 
 
 class Listener:
@@ -37,19 +38,26 @@ class Listener:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[Event] = deque()
+        self._sizes: deque[int] = deque()  # bytes of what each of them tells
+        self._size = 0
         self._dropped = 0
         self._first_dropped: Event | None = None
         self._end: Event | None = None  # the latest end of a run that did not fit
         self._number = 0  # of the latest one that was kept
         self._wake: Promise | None = None
 
-    def put(self, event: Event) -> None:
-        """Keep ``event`` for the reader, if there is room; of ends, at least the latest."""
-        if len(self._events) < self._limit:
+    def put(self, event: Event, size: int = 0) -> None:
+        """Keep ``event`` for the reader, if there is room; of ends, at least the latest.
+
+        ``size`` is how much it tells, in bytes of JSON.
+        """
+        if len(self._events) < self._limit and self._size < MAX_BYTES:
             if self._first_dropped is not None or self._end is not None:
                 self._put_marker()
             self._number = event.number
             self._events.append(event)
+            self._sizes.append(size)
+            self._size += size
         elif isinstance(event, ENDS):
             if self._end is not None:
                 self._drop(self._end)
@@ -69,13 +77,18 @@ class Listener:
         """The next event, if there is one."""
         if not self._events:
             self._put_marker()
-        return self._events.popleft() if self._events else None
+        if not self._events:
+            return None
+        self._size -= self._sizes.popleft()
+        return self._events.popleft()
 
     def clear(self) -> int:
         """Drop what is there, but for the end of a run, as it is read from the store; how many."""
         ends = [event for event in self._events if isinstance(event, ENDS)]
         count = len(self._events) - len(ends) + self._dropped
         self._events = deque(ends)
+        self._sizes = deque(0 for _ in ends)
+        self._size = 0
         self._dropped = 0
         self._first_dropped = None
         return count
@@ -93,6 +106,7 @@ class Listener:
     def _keep(self, event: Event) -> None:
         self._number = event.number
         self._events.append(event)
+        self._sizes.append(0)
 
     def _drop(self, event: Event) -> None:
         self._dropped += 1
@@ -104,6 +118,7 @@ class Listener:
         if first is not None:
             place = first.thread_id, first.run_id, None, None, ""
             self._events.append(Dropped(self._number, first.time, *place, self._dropped))
+            self._sizes.append(0)
             self._dropped = 0
         end, self._end = self._end, None
         if end is not None:
@@ -121,10 +136,10 @@ class Feed:
         self.listeners: list[Listener] = []
         self.number = 0
 
-    def publish(self, event: Event) -> None:
-        """Give ``event`` to everybody."""
+    def publish(self, event: Event, size: int = 0) -> None:
+        """Give ``event`` to everybody; ``size`` is how much it tells, in bytes of JSON."""
         for listener in self.listeners:
-            listener.put(event)
+            listener.put(event, size)
 
     def run_started(self, row: RunRow) -> None:
         head = (self.number, row.started, self.thread_id, row.run_id, None, None, row.workflow)
@@ -152,7 +167,7 @@ class Feed:
     ) -> None:
         text = failures.describe(failures.record(error).encode())
         head = self._head(run_id, task_id, parent_id, name)
-        self.publish(TaskRetrying(*head, attempt, delay, text))
+        self.publish(TaskRetrying(*head, attempt, delay, text), len(text))
 
     def replayed(self, run_id: str, row: Recorded) -> None:
         """A recorded outcome was given to a call."""
@@ -171,27 +186,31 @@ class Feed:
         if row.kind == RESULT:
             self.publish(TaskCompleted(*head, True, 0, 0.0))
         elif row.kind == ERROR:
-            self.publish(TaskFailedEvent(*head, True, 0, 0.0, failures.describe(row.payload)))
+            text = failures.describe(row.payload)
+            self.publish(TaskFailedEvent(*head, True, 0, 0.0, text), len(text))
 
     def committed(self, key: RunKey, checkpoint: Checkpoint, sequence: int) -> None:
         """A row of this thread is durable from now on."""
         event = event_of(self.thread_id, key.run_id, checkpoint, sequence, key.workflow)
         if event is not None:
             self.number = max(self.number, sequence)
-            self.publish(event)
+            self.publish(event, 0 if checkpoint.kind == RESULT else len(checkpoint.payload))
 
     def item(
         self, run_id: str, task_id: str | None, parent_id: str | None, name: str, value: Any
     ) -> None:
         """An async generator has yielded ``value``."""
         try:
-            plain = decode_plain(encode_plain(value))
+            payload = encode_plain(value)
+            plain = decode_plain(payload)
         except Exception:  # the call fails at it when its items are recorded
             return
-        self.publish(Emitted(*self._head(run_id, task_id, parent_id, name), plain, False))
+        head = self._head(run_id, task_id, parent_id, name)
+        self.publish(Emitted(*head, plain, False), len(payload))
 
     def waiting(self, run_id: str, parent_id: str | None, name: str, wait: Wait) -> None:
-        self.publish(Waiting(*self._head(run_id, wait.task_id, parent_id, name), wait))
+        size = 0 if wait.prompt is None else len(encode_plain(wait.prompt))
+        self.publish(Waiting(*self._head(run_id, wait.task_id, parent_id, name), wait), size)
 
     def run_completed(self, run_id: str, workflow: str, result: bytes) -> None:
         head = self._head(run_id, None, None, workflow)

@@ -40,6 +40,7 @@ MAX_BATCH_ROWS: Final = 1000
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 # What may wait to be written behind the backs of callers who do not wait for it.
 MAX_BACKLOG_ROWS: Final = 10_000
+MAX_BACKLOG_BYTES: Final = 16 * 1024 * 1024
 
 
 class _Group:
@@ -122,7 +123,11 @@ class Journal:
     @property
     def is_crowded(self) -> bool:
         """Whether so much waits to be written that callers should wait for it."""
-        return len(self._groups) > MAX_BACKLOG_ROWS // MAX_BATCH_ROWS
+        groups = self._groups
+        if len(groups) < 2:  # as nearly always
+            return False
+        size = sum(group.size for group in groups)
+        return len(groups) > MAX_BACKLOG_ROWS // MAX_BATCH_ROWS or size > MAX_BACKLOG_BYTES
 
     def put(
         self,

@@ -97,7 +97,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         try:
             delay = self.initial_interval * self.backoff_factor ** (attempt - 1)
         except OverflowError:
-            return self.max_interval
+            return self.max_interval if self.initial_interval else 0.0
         return min(self.max_interval, delay)
 
     def drawn_delay_after(self, attempt: int) -> float:

@@ -23,6 +23,7 @@ from taskflow.cache import Cache
 from taskflow.clocks import Alarm
 from taskflow.codec import decode_attempts, decode_waits
 from taskflow.contests import Stake
+from taskflow.digests import Digests
 from taskflow.errors import (
     CheckpointCorrupt,
     HistoryMismatch,
@@ -70,6 +71,9 @@ IDLE_AFTER: Final = 0.1  # seconds in which no call has started, executed or end
 LOOK_AGAIN: Final = 1.0  # seconds after which signals are looked up again that could not be
 SHORT_WAIT: Final = 1.0  # seconds: what ends so soon is not worth unwinding the run
 MAX_HELD_ROWS: Final = 10_000
+MAX_HELD_BYTES: Final = 8 * 1024 * 1024
+FEW_CALLS: Final = 16_384  # digests that a set may hold, which is fast and takes 96 bytes for each
+FEW_REPEATS: Final = 4096  # repeated calls that are kept though none of them is in flight
 
 FRAME: ContextVar[Frame | None] = ContextVar("taskflow_frame", default=None)
 
@@ -128,7 +132,7 @@ class Repeat:
     __slots__ = ("in_flight", "occurrence")
 
     def __init__(self, in_flight: int) -> None:
-        self.occurrence = 0  # of the latest
+        self.occurrence = 0  # of the latest; 0 where it has to be looked up among those made
         self.in_flight = in_flight
 
 
@@ -147,6 +151,7 @@ class Frame:
         "is_task",
         "keeps",
         "later",
+        "many",
         "parent_id",
         "repeats",
         "run",
@@ -173,8 +178,9 @@ class Frame:
         self.attempt = attempt
         self.is_task = is_task
         self.keeps = keeps  # it, or one around it, may be attempted again
-        self.seen: set[bytes] | None = None
-        self.repeats: dict[bytes, Repeat] | None = None
+        self.seen: set[bytes] | None = None  # the digests of the latest calls made here
+        self.many: Digests | None = None  # of those before them
+        self.repeats: dict[bytes, Repeat] | None = None  # of the latest calls that were made again
         self.in_flight = 0
         self.holds_slot = False
         self.has_ended = False
@@ -187,6 +193,38 @@ class Frame:
         if self.later is None:
             self.later = []
         self.later.append(start)
+
+    def has_made(self, digest: bytes) -> bool:
+        """Whether a call with this digest was made here."""
+        seen, many = self.seen, self.many
+        return (seen is not None and digest in seen) or (many is not None and digest in many)
+
+    def note_made(self, digest: bytes) -> None:
+        """A call with this digest is made here, the first one that has it."""
+        seen = self.seen
+        if seen is None:
+            self.seen = {digest}
+            return
+        seen.add(digest)
+        if len(seen) > FEW_CALLS:
+            if self.many is None:
+                self.many = Digests()
+            self.many.update(seen)
+            seen.clear()
+
+    def repeat(self, name: str, first: bytes) -> Repeat:
+        """The count of calls equal to the first one of that digest, which was made again."""
+        repeats = self.repeats
+        if repeats is None:
+            repeats = self.repeats = {}
+        repeat = repeats.get(first)
+        if repeat is None:
+            if len(repeats) % FEW_REPEATS == FEW_REPEATS - 1:
+                for digest in [each for each in repeats if not repeats[each].in_flight]:
+                    del repeats[digest]
+            executing = f"{name}:{first.hex()}" in self.run.executing
+            repeat = repeats[first] = Repeat(in_flight=int(executing))
+        return repeat
 
     def enter_call(self) -> None:
         """A call made here begins: the body waits for it, so its slot goes to somebody else."""
@@ -285,6 +323,7 @@ class Run:
         self._failed: dict[str, int] = {}  # recorded failures, in the order of their commits
         self._keeping = count(2**62)  # after everything that was loaded
         self._held: list[tuple[Checkpoint, CacheEntry | None]] = []
+        self._held_bytes = 0
         self._journal = journal
         self._store = store
         self._queued: set[str | None] = set()
@@ -684,6 +723,10 @@ class Run:
             signal,
         )
 
+    def drop_deadline(self, call_id: str) -> None:
+        """The call has an outcome: its deadline is not asked for again."""
+        self.deadlines.pop(wait_id(call_id), None)
+
     async def record_deadline(self, call_id: str, frame: Frame, payload: bytes) -> None:
         """Have the deadline of a call committed, so that a rerun waits only for what is left."""
         now = self.scheduler.clock.now()
@@ -735,13 +778,15 @@ class Run:
             journal.put(checkpoint, self.key, _Later(self), cached)
         else:
             self._held.append((checkpoint, cached))
-            if len(self._held) > MAX_HELD_ROWS:
+            self._held_bytes += len(checkpoint.payload)
+            if len(self._held) > MAX_HELD_ROWS or self._held_bytes > MAX_HELD_BYTES:
                 self.flush()
         return None
 
     def flush(self) -> None:
         """Have everything committed that was held back until now."""
         held, self._held = self._held, []
+        self._held_bytes = 0
         for checkpoint, cached in held:
             self._journal.put(checkpoint, self.key, _Later(self), cached)
 

@@ -78,6 +78,13 @@ class WaitCall(RecordedCall[T]):
         row = self.frame.run.deadline(self.id)
         return None if row is None else float(decode_plain(row.payload)["deadline"])
 
+    def _put(
+        self, outcome: Outcome, cached: CacheEntry | None, tally: Tally | None
+    ) -> Promise | None:
+        promise = super()._put(outcome, cached, tally)
+        self.frame.run.drop_deadline(self.id)
+        return promise
+
     async def _set_deadline(self, deadline: float) -> float:
         payload = encode_plain(Deadline(deadline))
         await self.frame.run.record_deadline(self.id, self.frame, payload)
