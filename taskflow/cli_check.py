@@ -59,7 +59,7 @@ def check(
     target: Target,
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="More exports, as after --export."),
+        typer.Argument(metavar="FILE", help="More exports, as after --export."),
     ] = None,
     exports: Annotated[
         list[str] | None,
@@ -91,8 +91,7 @@ def check(
 
     They are replayed: what is recorded answers, and what is not is held and told.
 
-    Exit code 1 if a deploy would change something: call anew what was called otherwise, leave
-    recorded results out, fail where it had not, or come to another result.
+    Exit code 1 if a deploy would change something: ask for other calls, leave results out, fail.
     """
     with explained(traceback_asked):
         given = [*(exports or []), *(files or [])]

@@ -89,8 +89,8 @@ def test_unchanged_code_passes(invoke: Invoke, orders: Path, folder: Path) -> No
     assert done.code == 0, done.err
     assert done.out.splitlines() == [
         "fulfil: 2 recorded runs: 2 unchanged",
-        "unchanged  1 paused run (thread 'waiting'): would wait for the signal 'paid'",
-        "unchanged  1 success run (thread 'done'): the same calls and the same result",
+        "unchanged  1 run (paused, thread 'waiting'): would wait for the signal 'paid'",
+        "unchanged  1 run (success, thread 'done'): the same calls and the same result",
     ]
     assert bodies(folder) == []
 

@@ -191,8 +191,8 @@ class ReplayReport(Struct, frozen=True):
                 others = len(runs) - 1
                 yield f"  and so would {others:,} more {_runs(others)}: {_threads(runs[1:])}"
             return
-        what = f"{len(runs):,} {runs[0].status} {_runs(len(runs))}"
-        yield f"{verdict:9}  {what} ({_threads(runs)}): {runs[0].in_short}"
+        what = f"{len(runs):,} {_runs(len(runs))} ({runs[0].status}, {_threads(runs)})"
+        yield f"{verdict:9}  {what}: {runs[0].in_short}"
 
 
 def _ways_out(runs: Sequence[RunReplay]) -> Iterator[str]:
