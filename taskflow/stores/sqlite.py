@@ -532,6 +532,8 @@ class SQLiteStore:
                 if thread_id in beginning:
                     raise ThreadBusy(thread_id, "a run begins on it at this moment")
                 head = latest.get(thread_id)
+                if head is None:
+                    check_unknown(db, thread_id)
                 known = self._known(db, claim, head)
                 decision = decide(
                     claim,
@@ -547,8 +549,6 @@ class SQLiteStore:
                     row, answers[index] = _continue(db, held, claim, previous)
                     latest[thread_id] = row
                 else:
-                    if head is None:
-                        check_unknown(db, thread_id)
                     sequence = head.sequence + 1 if head else 1
                     row = claim.new_row(0, sequence)
                     previous = _previous(db, row) if head else None
@@ -625,8 +625,10 @@ class SQLiteStore:
         if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
             # Before SQLite makes a WAL and an index beside it that are read-only as well.
             raise StoreError(f"{self.path}: {READ_ONLY}")
-        log = f"{os.path.realpath(self.path)}-wal"
-        if _size_of(self.path) == 0 and _size_of(log):
+        log, size = f"{os.path.realpath(self.path)}-wal", _size_of(self.path)
+        if size and size < sql.SMALLEST_PAGE:  # SQLite would take it for an empty one
+            raise StoreError(f"{self.path}: {DAMAGED}")
+        if size == 0 and _size_of(log):
             # SQLite would delete the WAL, as if it were a stranger's.
             raise StoreError(f"{self.path} is empty, and {log} is not: restore both from a backup")
 

@@ -9,6 +9,7 @@ from taskflow.records import Checkpoint, RunRow
 APPLICATION_ID: Final = 0x7461_736B  # "task"
 SCHEMA: Final = 3
 SAFE_WAL_VERSION: Final = (3, 51, 3)
+SMALLEST_PAGE: Final = 512  # bytes
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
 
 # Indexes that only hold rows of their kind, and cost others nothing.

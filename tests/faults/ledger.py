@@ -45,6 +45,7 @@ outage: set[str] = set()  # tasks that fail
 held: list[anyio.Event] = []  # what `hold` waits for, while the database is built
 LONG = 3e8  # seconds
 STEP_LIMIT = 20.0  # seconds
+RECOVERY_LIMIT = 2.0
 
 
 @task
@@ -213,7 +214,7 @@ async def observe(path: Path) -> dict[str, Any]:
         return observer.found
     try:
         await look(runtime, take)
-        await act(runtime, take)
+        await act(runtime, path, take)
     finally:
         await take("close", runtime.aclose)
     return observer.found
@@ -256,7 +257,7 @@ async def runs(runtime: Runtime, **options: Any) -> list[Any]:
     return [structs.replace(each, owner=None) for each in await runtime.runs(**options)]
 
 
-async def act(runtime: Runtime, take: Any) -> None:
+async def act(runtime: Runtime, path: Path, take: Any) -> None:
     """What is answered, continued, copied and deleted."""
     run = runtime.run
     await take("run finished", lambda: run(fulfil("A1", 100), thread_id="finished"))
@@ -279,24 +280,22 @@ async def act(runtime: Runtime, take: Any) -> None:
     await take("fork asking", copied_and_asked)
 
     async def asked() -> list[str]:
+        # The first two were sent before, and count once.
+        for number, (name, value) in enumerate([("word", "hello"), ("other", "there")], 1):
+            await runtime.send("asking", name, value, id=f"{number}")
         await runtime.send("asking", "word", "world", id="3")
         return await run(ask("words"), thread_id="asking", wait=True)
 
     await take("send asking", asked)
 
-    async def forgotten() -> str:
+    async def forgotten_and_replaced() -> list[str]:
         calls = {each.name: each.task_id for each in await runtime.tasks("finished")}
         await runtime.forget("finished", calls["label"])
-        return await run(fulfil("A1", 100), thread_id="finished")
-
-    await take("forget finished", forgotten)
-
-    async def replaced() -> str:
-        calls = {each.name: each.task_id for each in await runtime.tasks("finished")}
+        again = await run(fulfil("A1", 100), thread_id="finished")
         await runtime.replace("finished", calls["label"], "other label")
-        return await run(fulfil("A1", 100), thread_id="finished")
+        return [again, await run(fulfil("A1", 100), thread_id="finished")]
 
-    await take("replace finished", replaced)
+    await take("forget finished", forgotten_and_replaced)
 
     await take("run napping", lambda: until_paused_again(run(nap(LONG), thread_id="napping")))
 
@@ -305,7 +304,16 @@ async def act(runtime: Runtime, take: Any) -> None:
             return await charge("C3", 300)
 
     await take("enter block", blocked)
-    await take("resume shipping", lambda: runtime.resume("shipping"))
+
+    async def recovered() -> Any:
+        options: dict[str, Any] = {"workflows": [ship], "recover": True, "poll_interval": 0.05}
+        async with Runtime(SQLiteStore(path), **options):
+            with anyio.move_on_after(RECOVERY_LIMIT):  # recovery logs what it cannot continue
+                while (await runtime.get("shipping")).status == "running":  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+        return await runtime.resume("shipping")
+
+    await take("recover shipping", recovered)
     await take("run new", lambda: run(fulfil("E5", 100), thread_id="new"))
 
     async def pruned() -> list[str]:

@@ -197,7 +197,7 @@ def faults_of_older(found: Found, truth: Found) -> list[str]:
         if "bare" in step:
             wrong.append(f"{name}: {step['bare']}")
         elif "error" in step:
-            if step["error"] not in (*REFUSALS, "RunNotFound"):
+            if step["error"] not in (*REFUSALS, "RunNotFound", "RunUnfinished"):
                 wrong.append(f"{name}: {step['error']}: {step['message']}")
         elif what == "tasks" and step["value"] != known[: len(step["value"])]:
             wrong.append(f"{name}: {step['value']}, not the beginning of {known}"[:2000])
