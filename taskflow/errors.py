@@ -74,12 +74,16 @@ class NotInRun(TaskflowError, RuntimeError):
 class ThreadBusy(TaskflowError, RuntimeError):
     """Raised when the thread's run is being executed and this call cannot join it.
 
-    ``same_run`` is true where it is an equal run of another process: one that can be waited for.
+    ``same_run`` is true where it is an equal run of another process: one that can be waited for;
+    ``run_id`` is its id then.
     """
 
-    def __init__(self, thread_id: str, reason: str, *, same_run: bool = False) -> None:
+    def __init__(
+        self, thread_id: str, reason: str, *, same_run: bool = False, run_id: str | None = None
+    ) -> None:
         self.thread_id = thread_id
         self.same_run = same_run
+        self.run_id = run_id
         way_out = (
             "pass wait=True to wait for its result" if same_run else "try again when it has ended"
         )

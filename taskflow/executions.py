@@ -32,7 +32,7 @@ from taskflow.feeds import Feed, Feeds
 from taskflow.journal import Journal
 from taskflow.pending import Wait
 from taskflow.promises import Latch, uninterrupted
-from taskflow.records import Claim, Claimed, Finish, RunStatus, Sent, Signal
+from taskflow.records import Claim, Claimed, Finish, RunRow, RunStatus, Sent, Signal
 from taskflow.runs import FRAME, Frame, Run, again
 from taskflow.workflows import Workflow
 
@@ -188,6 +188,10 @@ class Execution:
         """Whether ``claim`` asks for what is executed here."""
         same_run = claim.run_id is None or claim.run_id == self.run_id
         return same_run and claim.fingerprint == self.claim.fingerprint
+
+    def executes(self, row: RunRow) -> bool:
+        """Whether that is its run, which others may have ended or deleted by now."""
+        return self._run is None or self._run.row.number == row.number
 
     def leads_to(self, other: Execution) -> bool:
         """Whether its body waits for ``other``, by however many steps, or is it."""

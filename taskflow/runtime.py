@@ -55,7 +55,7 @@ from taskflow.records import (
 from taskflow.recovery import Watch, claim_of
 from taskflow.runs import FRAME
 from taskflow.services import Service, Settings
-from taskflow.stores.base import BLOCK_RUN_ID, Store
+from taskflow.stores.base import BLOCK_RUN_ID, Store, decide
 from taskflow.subscriptions import Stream, Subscription
 from taskflow.waits import spelled
 from taskflow.workflows import Workflow, WorkflowCall
@@ -559,19 +559,24 @@ class Runtime:
         """
         service = self._open()
         check_id(thread_id, "thread id")
+        # What is here may have been ended elsewhere before, and another run begun in its place.
         asleep = service.asleep.get(thread_id)
         if asleep is not None:
+            row = await self._store.run(thread_id, None)
             await asleep.cancel_released()
-            if asleep.status == RunStatus.SUCCESS:
-                raise RunNotFound(thread_id, "unfinished run")
-            return
+            if row is not None and asleep.run_id == row.run_id:
+                if asleep.status == RunStatus.SUCCESS:
+                    raise RunNotFound(thread_id, "unfinished run")
+                return
         execution = service.executions.get(thread_id)
         if execution is not None:
             with contextlib.suppress(TaskflowError):
                 await execution.begun.wait()
             if not execution.ended.done():
+                row = await self._store.run(thread_id, None)
                 await RunHandle[Any](execution).cancel()
-                return
+                if row is not None and execution.executes(row):
+                    return
         row = await self._store.run(thread_id, None)
         if row is not None and row.run_id == BLOCK_RUN_ID:
             raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")
@@ -668,13 +673,18 @@ class Runtime:
         clock = self._open().clock
         begun = clock.now()
         looks = count(1)
+        is_known = False  # which run it is that another runtime executes, and we wait for
         while True:
-            execution = await self._execution(claim, workflow)
             try:
+                execution = await self._execution(claim, workflow)
                 return await execution.wait(patient=wait)
             except ThreadBusy as error:
-                if not (wait and error.same_run and error.thread_id == claim.thread_id):
+                if not wait or error.thread_id != claim.thread_id:
                     raise
+                if not (error.same_run or is_known):  # else another one has begun here meanwhile
+                    raise
+                if error.same_run:
+                    claim, is_known = _claim_to(error, claim), True
             await anyio.sleep(clock.pause(POLL_INTERVAL, next(looks)))
             row = await self._store.run(claim.thread_id, claim.run_id)
             ended = row is not None and row.owner is None and begun <= (row.finished or 0)
@@ -687,14 +697,17 @@ class Runtime:
     ) -> Execution:
         """The execution that answers ``claim``, with us as one who waits for it."""
         looks = count(1)
+        is_known = False
         while True:
-            execution = await self._execution(claim, workflow)
             try:
+                execution = await self._execution(claim, workflow)
                 await execution.wait_begun(patient=patient)
                 return execution
             except ThreadBusy as error:
-                if not (wait and error.same_run):
+                if not wait or not (error.same_run or is_known):
                     raise
+                if error.same_run:
+                    claim, is_known = _claim_to(error, claim), True
             await anyio.sleep(self._open().clock.pause(POLL_INTERVAL, next(looks)))
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
@@ -712,6 +725,8 @@ class Runtime:
                 await execution.ended.settled()
                 continue
             if not execution.answers(claim):
+                if (answer := await self._answer(claim, workflow)) is not None:
+                    return answer
                 raise ThreadBusy(thread_id, f"it executes run {execution.run_id or ''!r} here")
             return execution
         if thread_id in service.blocks:
@@ -724,6 +739,21 @@ class Runtime:
         service.spawn(execution)
         return execution
 
+    async def _answer(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution | None:
+        """What answers a claim to a run that has ended for good, whatever else executes here.
+
+        Raises RunCancelled, or HistoryMismatch for another input.
+        """
+        if claim.run_id is None:
+            return None
+        known = await self._store.run(claim.thread_id, claim.run_id)
+        if known is None or not known.is_final:
+            return None
+        decide(claim, None, known, lambda _: False)
+        execution = Execution(claim, workflow, self._open())
+        execution.answer(known.verified().result or b"null")
+        return execution
+
     async def _row(self, thread_id: str, run_id: str | None) -> RunRow:
         self._open()
         check_id(thread_id, "thread id")
@@ -731,6 +761,13 @@ class Runtime:
         if row is None:
             raise RunNotFound(thread_id, "run" if run_id is None else f"run {run_id!r}")
         return row
+
+
+def _claim_to(busy: ThreadBusy, claim: Claim) -> Claim:
+    """The claim of who waits for the run that is executed elsewhere: that one, and no new one."""
+    if busy.run_id is None:
+        return claim
+    return structs.replace(claim, run_id=busy.run_id, supersede=False, continues=True)
 
 
 def _check_serving(service: Service, thread_id: str, run_id: str | None) -> None:

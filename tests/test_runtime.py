@@ -18,22 +18,30 @@ from taskflow import (
     MemoryStore,
     RunCancelled,
     RunNotFound,
+    RunPaused,
     Runtime,
     RunUnfinished,
     SQLiteStore,
     Store,
     StoreError,
+    TaskflowError,
     ThreadBusy,
     UnknownWorkflow,
     Workflow,
+    WorkflowCall,
     previous,
+    receive,
     task,
     workflow,
 )
+from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
 
 on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
+
+
+PATIENCE = 20.0  # seconds after which nobody need wait any longer
 
 
 class Crash(Exception):
@@ -303,6 +311,78 @@ async def test_executing_elsewhere_wait_takes_over(
     assert shop.bodies == ["A", "A"]
 
 
+class Waiter:
+    """Another runtime, where somebody waits for A, and has found that it executes elsewhere."""
+
+    def __init__(self, runtime: Runtime, store: FaultyStore) -> None:
+        self.runtime = runtime
+        self.looks = anyio.Event()
+        self.outcomes: list[object] = []
+        self._store = store.delay("run", 1, until=self.looks)
+
+    async def wait(self, call: WorkflowCall[str]) -> None:
+        try:
+            with anyio.fail_after(PATIENCE):
+                self.outcomes.append(await self.runtime.run(call, thread_id="t", wait=True))
+        except (TaskflowError, TimeoutError) as error:
+            self.outcomes.append(type(error))
+
+    async def is_waiting(self) -> None:
+        """Wait until it is about to look again, which it does when ``looks`` is set."""
+        await self._store.asked("run")
+
+
+@pytest.fixture
+async def waiter(
+    runtime: Runtime, make_store: Callable[[], Store], anyio_backend: object
+) -> AsyncIterator[Waiter]:
+    """Somebody else who waits."""
+    store = FaultyStore(make_store())
+    async with Runtime(store) as other:
+        yield Waiter(other, store)
+
+
+async def test_who_waits_for_a_run_elsewhere_is_answered_by_that_one(
+    runtime: Runtime, waiter: Waiter, shop: Shop
+) -> None:
+    """Though another run has begun in his own runtime before he looks again."""
+    shop.hold()
+    handle = await runtime.start(shop.fulfil("A"), thread_id="t")
+    await shop.begun.wait()
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.wait, shop.fulfil("A"))
+        await waiter.is_waiting()
+        shop.release()
+        await handle.result()
+        shop.hold()
+        later = await waiter.runtime.start(shop.fulfil("B"), thread_id="t")
+        await shop.begun.wait()
+        waiter.looks.set()
+    assert waiter.outcomes == ["receipt for A"]
+    shop.release()
+    assert await later.result() == "receipt for B"
+    assert shop.bodies == ["A", "B"]
+
+
+@pytest.mark.parametrize(("end", "told"), [("cancel", RunCancelled), ("delete", RunNotFound)])
+async def test_who_waits_for_a_run_elsewhere_begins_no_other(
+    runtime: Runtime, waiter: Waiter, shop: Shop, end: str, told: type[Exception]
+) -> None:
+    """What was cancelled or deleted while he waited is not begun again."""
+    shop.hold()
+    await runtime.start(shop.fulfil("A"), thread_id="t")
+    await shop.begun.wait()
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.wait, shop.fulfil("A"))
+        await waiter.is_waiting()
+        await runtime.cancel("t")
+        if end == "delete":
+            await runtime.delete("t")
+        waiter.looks.set()
+    assert waiter.outcomes == [told]
+    assert shop.bodies == ["A"]
+
+
 @pytest.mark.parametrize("options", [{}, {"wait": True}, {"supersede": True}])
 async def test_executing_elsewhere_other_input(
     runtime: Runtime, other: Runtime, shop: Shop, options: dict[str, bool]
@@ -408,6 +488,26 @@ async def test_an_earlier_run_is_answered_by_its_id(runtime: Runtime, shop: Shop
         await runtime.run(shop.fulfil(order), thread_id="t", run_id=order)
     await shop.fail(runtime, "C", run_id="C")
     assert await runtime.run(shop.fulfil("A"), thread_id="t", run_id="A") == "receipt for A"
+    assert shop.bodies == ["A", "B", "C"]
+
+
+async def test_an_ended_run_is_answered_by_its_id_while_another_executes(
+    runtime: Runtime, shop: Shop
+) -> None:
+    """A repeated request never runs twice, and need not wait until the next one has ended."""
+    await runtime.run(shop.fulfil("A"), thread_id="t", run_id="A")
+    await shop.fail(runtime, "B", run_id="B")
+    await runtime.cancel("t")
+    shop.hold()
+    handle = await runtime.start(shop.fulfil("C"), thread_id="t", run_id="C")
+    await shop.begun.wait()
+    assert await runtime.run(shop.fulfil("A"), thread_id="t", run_id="A") == "receipt for A"
+    with pytest.raises(RunCancelled):
+        await runtime.run(shop.fulfil("B"), thread_id="t", run_id="B")
+    with pytest.raises(HistoryMismatch):
+        await runtime.run(shop.fulfil("B"), thread_id="t", run_id="A")
+    shop.release()
+    assert await handle.result() == "receipt for C"
     assert shop.bodies == ["A", "B", "C"]
 
 
@@ -680,6 +780,48 @@ async def test_cancel_reaches_a_run_of_another_runtime(
         await handle.result()
     assert (await runtime.get("t")).status == "cancelled"
     assert await runtime.tasks("t") == []
+
+
+async def test_cancel_reaches_the_run_that_has_begun_since(
+    runtime: Runtime, other: Runtime, shop: Shop
+) -> None:
+    """Also where a body still executes of one that was cancelled elsewhere before."""
+    shop.hold()
+    first = await runtime.start(shop.fulfil("A"), thread_id="t")
+    await shop.begun.wait()
+    await other.cancel("t")
+    shop.begun = anyio.Event()
+    second = await other.start(shop.fulfil("B"), thread_id="t")
+    await shop.begun.wait()
+    await runtime.cancel("t")
+    shop.release()
+    for handle in (first, second):
+        with pytest.raises(RunCancelled):
+            await handle.result()
+    assert await statuses(runtime) == [("A", "cancelled"), ("B", "cancelled")]
+
+
+async def test_cancel_reaches_the_run_that_has_begun_since_one_fell_asleep(
+    runtime: Runtime, other: Runtime, shop: Shop
+) -> None:
+    """Also where nobody here has seen yet that the sleeping one was cancelled elsewhere."""
+
+    @workflow
+    async def ask() -> None:
+        await receive("answer")
+
+    asleep = await runtime.start(ask(), thread_id="t")
+    with pytest.raises(RunPaused):
+        await runtime.run(ask(), thread_id="t")
+    shop.hold()
+    await other.cancel("t")
+    second = await other.start(shop.fulfil("B"), thread_id="t")
+    await shop.begun.wait()
+    await runtime.cancel("t")
+    shop.release()
+    for handle in (asleep, second):
+        with pytest.raises(RunCancelled):
+            await handle.result()
 
 
 async def test_cancel_asks_for_an_unfinished_run(runtime: Runtime, shop: Shop) -> None:

@@ -275,6 +275,7 @@ def decide(
                 thread_id,
                 f"run {known.run_id!r} was claimed by somebody else meanwhile",
                 same_run=True,
+                run_id=known.run_id,
             )
         if known.status == RunStatus.CANCELLED:
             raise RunCancelled(thread_id, known.run_id)
@@ -330,6 +331,7 @@ def _check_free(
             f"run {row.run_id!r} of {row.workflow or 'a thread block'} is being executed by the "
             f"runtime {row.owner}",
             same_run=same_run,
+            run_id=row.run_id if same_run else None,
         )
 
 
