@@ -26,7 +26,7 @@ PROGRAM = Path(__file__).with_name("migrant.py")
 FOLDER = Path(__file__).parents[1] / "schemas"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE = 60.0
-COPIES = 3000  # of every call of a thread: its indexes take a while to make
+COPIES = 8000  # of every call of a thread: its indexes take a while to make
 ENDS = ("", "-wal")
 TABLES = ("run", "checkpoint", "cache")
 
@@ -156,7 +156,7 @@ def test_a_migration_that_is_killed_at_any_moment_is_made_wholly_or_not_at_all(
         deadline = time.monotonic() + PATIENCE
         while not (lock.exists() or path.with_name(f"{path.name}-shm").exists()):
             assert time.monotonic() < deadline
-        time.sleep(rng.random() * 0.2)  # the moment, not a wait for anything
+        time.sleep(rng.random() * 0.04)  # the moment, not a wait for anything
         process.kill()
         process.communicate()
 
