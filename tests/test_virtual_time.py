@@ -186,6 +186,21 @@ async def test_a_worker_thread_is_waited_for(runtime: Runtime, clock: VirtualClo
     assert 0.04 < clock.now() - began < 10
 
 
+@pytest.mark.parametrize("place", ["sqlite-asyncio"])
+async def test_an_export_is_waited_for(runtime: Runtime, clock: VirtualClock) -> None:
+    """Time does not jump while SQLite opens and closes the connection that an export reads with."""
+
+    @workflow
+    async def nothing() -> None:
+        pass
+
+    await runtime.run(nothing(), thread_id="t")
+    began = clock.now()
+    for _ in range(20):
+        assert len([line async for line in runtime.export("t")]) == 3
+    assert clock.now() - began < 10
+
+
 async def test_a_signal_that_comes_in_time_is_taken(runtime: Runtime, clock: VirtualClock) -> None:
     """Who sends after a day answers a question that stands for two."""
 

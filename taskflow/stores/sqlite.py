@@ -321,7 +321,8 @@ class SQLiteStore:
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(StoreError):
                     await self._trip(connection, self._close_apart)
-                await connection.close()
+                with outside():
+                    await connection.close()
 
     async def cached(self, task_name: str, keys: Sequence[str], now: float) -> Sequence[CacheEntry]:
         query = sql.SELECT_CACHED.format(rows=", ".join("?" * len(keys)))
