@@ -40,7 +40,7 @@ MAX_BATCH_ROWS: Final = 1000
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 # What may wait to be written behind the backs of callers who do not wait for it.
 MAX_BACKLOG_ROWS: Final = 10_000
-MAX_BACKLOG_BYTES: Final = 16 * 1024 * 1024
+MAX_BACKLOG_BYTES: Final = 8 * 1024 * 1024
 
 
 class _Group:
