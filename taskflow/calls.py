@@ -27,9 +27,9 @@ from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreEr
 from taskflow.identity import are_immutable, canonical_arguments
 from taskflow.promises import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
-from taskflow.runs import FRAME, Frame, Repeat, Tally
+from taskflow.runs import FEW_CALLS, FRAME, Frame, Repeat, Tally
 
-__all__ = ("Call", "Identity", "RecordedCall", "check_same_run", "identify")
+__all__ = ("Call", "Identity", "RecordedCall", "check_same_run", "identify", "spelled_call")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -526,6 +526,15 @@ def capped(canonical: bytes | None) -> str | None:
         return canonical.decode() if canonical is not None else None
     beginning = canonical[:ARGUMENTS_LIMIT].decode(errors="ignore")
     return encode_plain(f"{beginning}…").decode()
+
+
+def spelled_call(name: str, arguments: str | None) -> str:
+    """A call as one would write it, from its arguments as they are kept to be shown."""
+    values = None if arguments is None else decode_plain(arguments.encode())
+    if not isinstance(values, dict):
+        return f"{name}({'' if values is None else values})"
+    shown = ", ".join(f"{key}={value!r}" for key, value in values.items())
+    return f"{name}({shown if len(shown) <= 200 else f'{shown[:200]}…'})"
 
 
 def _key_of(

@@ -19,7 +19,7 @@ from taskflow.identity import Binder, name_part, where_of
 from taskflow.records import Durability
 from taskflow.retry import RetryPolicy
 
-__all__ = ("BodyKind", "Definition", "definitions_of")
+__all__ = ("BodyKind", "Definition", "definitions_named", "definitions_of")
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -138,6 +138,12 @@ _DEFINED: Final[dict[str, WeakValueDictionary[str, Definition[..., Any, Any]]]] 
 def definitions_of(name: str) -> list[Definition[..., Any, Any]]:
     """The tasks and workflows of that name; a plain `Definition` tells nothing of its results."""
     return [each for each in _DEFINED.get(name, {}).values() if type(each) is not Definition]
+
+
+def definitions_named(name: str) -> list[Definition[..., Any, Any]]:
+    """Those whose function is called ``name``, whatever they are called themselves."""
+    found = [each for kinds in _DEFINED.values() for each in list(kinds.values())]
+    return [each for each in found if getattr(each.fn, "__name__", "") == name]
 
 
 def _default_name(fn: Callable[..., Any]) -> str:

@@ -241,12 +241,16 @@ class Feeds:
 
     def listen(self, thread_id: str, limit: int) -> Listener:
         """A listener to a thread; `leave` ends it."""
+        listener = Listener(limit)
+        self.join(thread_id, listener)
+        return listener
+
+    def join(self, thread_id: str, listener: Listener) -> None:
+        """Tell ``listener`` what happens on a thread, until `leave`."""
         feed = self.threads.get(thread_id)
         if feed is None:
             feed = self.threads[thread_id] = Feed(thread_id, self._clock)
-        listener = Listener(limit)
         feed.listeners.append(listener)
-        return listener
 
     def leave(self, thread_id: str, listener: Listener) -> None:
         """End listening."""

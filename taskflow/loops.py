@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Final
 
 import anyio
@@ -20,17 +20,26 @@ from anyio.lowlevel import EventLoopToken, current_token
 from taskflow.cancellation import AsyncioGroup, CancelledOnce, Group, Interruptible, TrioGroup
 from taskflow.promises import Promise, TrioPromise
 
-__all__ = ("Loop", "Outside", "current_loop", "outside")
+__all__ = (
+    "OUTSIDE",
+    "Loop",
+    "Outside",
+    "counted",
+    "current_loop",
+    "is_busy_outside",
+    "outside",
+)
 
 
-class Outside(threading.local):
-    """How much worker threads and processes do at this moment for the loop of this thread.
+class Outside:
+    """How much worker threads and processes do at this moment for a loop.
 
-    Used as a context around each wait for one. Nothing goes by it but clocks that pass by
-    themselves when nothing happens, which have to wait for what happens outside.
+    `outside` is used as a context around each wait for one. Nothing goes by it but clocks that pass
+    by themselves when nothing happens, which have to wait for what happens outside.
     """
 
-    count = 0
+    def __init__(self) -> None:
+        self.count = 0
 
     def __enter__(self) -> None:
         self.count += 1
@@ -39,7 +48,27 @@ class Outside(threading.local):
         self.count -= 1
 
 
-outside: Final = Outside()
+class Counted(threading.local):
+    """The counts of the loop that runs in this thread."""
+
+    def __init__(self) -> None:
+        self.default = Outside()
+        self.all = [self.default]
+
+
+counted: Final = Counted()
+# A count of its own for code that may come to a standstill.
+OUTSIDE: Final[ContextVar[Outside | None]] = ContextVar("taskflow_outside", default=None)
+
+
+def outside() -> Outside:
+    """The count that goes with the code that asks."""
+    return OUTSIDE.get() or counted.default
+
+
+def is_busy_outside() -> bool:
+    """Whether a thread or process does something for the loop of this thread."""
+    return any(each.count for each in counted.all)
 
 
 class Loop:

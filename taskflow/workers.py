@@ -54,7 +54,7 @@ class WorkerThreads:
 
         queue = self._idle.pop() if self._idle else self._start()
         queue.put(lambda: self._work(queue, work, ended))
-        with outside, anyio.move_on_after(timeout) as scope:
+        with outside(), anyio.move_on_after(timeout) as scope:
             try:
                 await ended.wait()
             except BaseException:
@@ -129,7 +129,7 @@ async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *a
 
     work = functools.partial(_find_and_call, fn, module, qualname)
     limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
-    with outside:
+    with outside():
         return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
 
 

@@ -41,7 +41,7 @@ import anyio
 import anyio.to_thread
 
 from taskflow.clocks import Clock, present
-from taskflow.loops import outside
+from taskflow.loops import is_busy_outside
 
 __all__ = ("VirtualClock",)
 
@@ -133,6 +133,7 @@ class _AsyncioTime:
         self._call_at = loop.call_at
         self._call_soon = loop.call_soon
         self._run_in_executor = loop.run_in_executor
+        self._slow_callback_duration = loop.slow_callback_duration
         self._limiter = anyio.to_thread.current_default_thread_limiter()
         self._executing = 0  # in executors
         self._now = _ticks_up(loop.time())
@@ -166,6 +167,8 @@ class _AsyncioTime:
                     f"the time of {type(self._loop).__qualname__} cannot be set: use the loop of "
                     "asyncio itself"
                 ) from None
+        # In debug mode asyncio would complain of callbacks in which days have passed.
+        self._loop.slow_callback_duration = math.inf
         self._call_soon(self._look)
 
     def end(self) -> None:
@@ -176,6 +179,7 @@ class _AsyncioTime:
         real_time = self._real_time
         loop: Any = self._loop
         loop.time = lambda: real_time() + ahead
+        loop.slow_callback_duration = self._slow_callback_duration
         for name in ("call_at", "call_soon", "run_in_executor"):
             delattr(loop, name)
 
@@ -224,7 +228,7 @@ class _AsyncioTime:
             self._jump()
 
     def _is_busy_outside(self) -> bool:
-        return bool(outside.count or self._executing or self._limiter.borrowed_tokens)
+        return bool(is_busy_outside() or self._executing or self._limiter.borrowed_tokens)
 
     def _next_timer(self) -> float | None:
         now = self.now()
@@ -305,7 +309,7 @@ class _TrioTime:
         with self._scope:
             while True:
                 await self._blocked(self._grace)
-                while outside.count or self._limiter.borrowed_tokens:
+                while is_busy_outside() or self._limiter.borrowed_tokens:
                     await self._pass(NAP)
                 statistics = self._trio.lowlevel.current_statistics()
                 left = statistics.seconds_to_next_deadline

@@ -1,0 +1,334 @@
+"""`Witness`: what the code of workflows does that a rerun would do again, or otherwise.
+
+It looks on (``sys.setprofile``) at the code that executes in the bodies of workflows, and in what
+these await and call, but not in tasks. Code of the standard library, of installed packages and of
+taskflow is not looked into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import dis
+import inspect
+import os
+import random
+import secrets
+import sys
+import sysconfig
+import uuid
+from collections.abc import Callable, Iterable
+from types import CodeType, FrameType, FunctionType
+from typing import Any, Final
+
+import taskflow
+from taskflow.calls import Call
+from taskflow.definitions import Definition, definitions_named
+from taskflow.runs import FRAME
+
+__all__ = ("Witness", "closure_of", "is_users")
+
+CLOCKS: Final = {
+    "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime",
+    "gmtime", "ctime", "clock_gettime",
+}  # fmt: skip
+TODAY: Final = {"now", "utcnow", "today"}
+MUTATORS: Final = {
+    "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "pop",
+    "popleft", "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
+}  # fmt: skip
+CONTAINERS: Final = (list, dict, set, bytearray)
+DRAWING: Final = {random.__file__: "random", uuid.__file__: "uuid", secrets.__file__: "secrets"}
+UNIQUE: Final = {"uuid1", "uuid4", "uuid6", "uuid7", "uuid8", "getnode"}
+SHARED_RANDOM: Final[object] = random.random.__self__  # type: ignore[attr-defined]
+
+_OURS: Final = os.path.dirname(taskflow.__file__) + os.sep
+_STDLIB: Final = tuple(
+    {sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep,
+     os.path.dirname(os.__file__) + os.sep}
+)  # fmt: skip
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+STEPS: Final = {"stepped"}  # what executes a body, among taskflow's own functions
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether this is code of the user's, not the standard library's, a package's, or ours."""
+    path = code.co_filename
+    if path.startswith(("<", *_STDLIB)) or any(each in path for each in _INSTALLED):
+        return False
+    return not path.startswith(_OURS) or path.startswith(os.path.join(_OURS, "examples"))
+
+
+class Witness:
+    """A context in which the code of workflows is looked at."""
+
+    def __init__(self, allowed: Iterable[Callable[..., Any]]) -> None:
+        self._allowed = list(allowed)
+        self._allowed_codes = {getattr(each, "__code__", None) for each in self._allowed}
+        self._findings: dict[str, None] = {}
+        self._suspects: dict[str, None] = {}
+        self._is_users: dict[CodeType, bool] = {}
+        self._seen: set[tuple[CodeType, int]] = set()
+        self._former: Any = None
+
+    def findings(self) -> list[str]:
+        """What is wrong for certain."""
+        return list(self._findings)
+
+    def suspects(self) -> list[str]:
+        """What may be the reason, where a rerun has come to something else."""
+        return [*self._findings, *self._suspects][:20]
+
+    def __enter__(self) -> Witness:
+        self._former = sys.getprofile()
+        sys.setprofile(self._notice)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        sys.setprofile(self._former)
+
+    def _notice(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            code = frame.f_code
+            if code.co_filename in DRAWING:
+                self._drawn(frame)
+            elif self._knows_as_users(code):
+                self._called(frame)
+        elif event == "c_call" and self._knows_as_users(frame.f_code):
+            self._called_builtin(frame, argument)
+
+    def _knows_as_users(self, code: CodeType) -> bool:
+        known = self._is_users.get(code)
+        if known is None:
+            known = self._is_users[code] = is_users(code)
+        return known
+
+    def _is_workflows(self, frame: FrameType | None) -> bool:
+        """Whether a frame of the user's executes for a workflow, and not in a task."""
+        current = FRAME.get()
+        if current is None or current.is_task or current.run.is_block:
+            return False
+        while frame is not None and self._knows_as_users(frame.f_code):
+            frame = frame.f_back
+        if frame is None:
+            return False
+        # taskflow calls code of the user's for other purposes, too: a key=, a __post_init__.
+        return not frame.f_code.co_filename.startswith(_OURS) or frame.f_code.co_name in STEPS
+
+    def _drawn(self, frame: FrameType) -> None:
+        """A function of `random`, `uuid` or `secrets` is called."""
+        caller = frame.f_back
+        if caller is None or not self._knows_as_users(caller.f_code):
+            return
+        module, name = DRAWING[frame.f_code.co_filename], frame.f_code.co_name
+        if module == "random":
+            generator = frame.f_locals.get("self")
+            is_unseeded = name == "__init__" and frame.f_locals.get("x", 0) is None
+            is_shared = generator is SHARED_RANDOM or isinstance(generator, random.SystemRandom)
+            if not (is_shared or is_unseeded):
+                return  # one with a seed of its own
+        if module == "uuid" and name not in (
+            "uuid1",
+            "uuid4",
+            "uuid6",
+            "uuid7",
+            "uuid8",
+            "getnode",
+        ):
+            return
+        if self._is_workflows(caller) and frame.f_code not in self._allowed_codes:
+            self._find_drawing(caller, f"{module}.{name}()")
+
+    def _find_drawing(self, caller: FrameType, called: str) -> None:
+        self._findings[
+            f"{_name(caller)} calls {called} ({_place(caller)}) outside of tasks: a rerun draws "
+            "another value; use taskflow.random() or taskflow.uuid(), which are recorded, or draw "
+            "it in a task"
+        ] = None
+
+    def _called_builtin(self, frame: FrameType, function: Any) -> None:
+        name = getattr(function, "__name__", "")
+        if name in CLOCKS and function.__module__ == "time":
+            called = f"time.{name}()"
+        elif name in TODAY and isinstance(owner := getattr(function, "__self__", None), type):
+            if not issubclass(owner, datetime.date):
+                return
+            called = f"{owner.__name__}.{name}()"
+        elif name in MUTATORS:
+            self._mutates(frame, getattr(function, "__self__", None), name)
+            return
+        elif (name == "urandom" and function.__module__ in ("posix", "nt")) or (
+            getattr(function, "__self__", None) is SHARED_RANDOM
+        ):
+            if self._is_workflows(frame) and function not in self._allowed:
+                self._find_drawing(frame, f"{'os' if name == 'urandom' else 'random'}.{name}()")
+            return
+        else:
+            return
+        if self._is_workflows(frame) and function not in self._allowed:
+            self._findings[
+                f"{_name(frame)} calls {called} ({_place(frame)}) outside of tasks: it depends on "
+                "the time of day, and a rerun reads another one; use await taskflow.now(), which "
+                "is recorded, or read the clock in a task"
+            ] = None
+
+    def _mutates(self, frame: FrameType, container: object, name: str) -> None:
+        """A list or the like is changed: does it outlive the run?"""
+        if not isinstance(container, CONTAINERS) or not self._is_workflows(frame):
+            return
+        code = frame.f_code
+        held = [*_outer_names(code), *(each for each in code.co_names if each in frame.f_globals)]
+        for known in held:
+            outer = frame.f_locals if known in code.co_freevars else frame.f_globals
+            if outer.get(known) is container:
+                self._note_effect(frame, f"changes {known} with .{name}()")
+
+    def _called(self, frame: FrameType) -> None:
+        code = frame.f_code
+        seen = code, frame.f_back.f_lineno if frame.f_back else 0
+        if seen in self._seen or not self._is_workflows(frame):
+            return
+        self._seen.add(seen)
+        if code in self._allowed_codes:
+            return
+        if _workflow_of(code) is not None:
+            if rebound := _rebound_outside(code):
+                self._note_effect(frame, f"rebinds {', '.join(rebound)}")
+            return
+        caller = frame.f_back
+        if code.co_flags & inspect.CO_COROUTINE and not _orchestrates(frame):
+            where = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
+            place = (
+                f" at {_place(caller)}" if caller and self._knows_as_users(caller.f_code) else ""
+            )
+            task = _task_of(code)
+            reason = (
+                "is no task"
+                if task is None
+                else f"was called as the plain function of the task {task!r} (.fn)"
+            )
+            self._findings[
+                f"{where} is awaited by a workflow{place} and {reason}: what it gives is not "
+                "recorded, and a rerun executes it again: "
+                + ("decorate it with @task" if task is None else "call the task itself")
+                + f", or, if it does nothing but compute, pass allow=[{code.co_name}]"
+            ] = None
+        elif not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
+            if rebound := _rebound_outside(code):
+                self._note_effect(frame, f"rebinds {', '.join(rebound)}")
+            elif not code.co_name.startswith("<"):
+                self._suspects[f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"] = None
+
+    def _note_effect(self, frame: FrameType, effect: str) -> None:
+        code = frame.f_code
+        where = f"{code.co_name} ({_place(frame)})"
+        if code in self._allowed_codes:
+            return
+        if _workflow_of(code) is not None or code.co_name.startswith("<"):
+            # Tests count executions like this; it is no result yet.
+            self._suspects[f"{where} {effect}, which outlives the run"] = None
+            return
+        self._findings[
+            f"{where} is called by a workflow, {effect}, which outlives the run, and is no task: a "
+            f"rerun does it again: decorate it with @task, or pass allow=[{code.co_name}]"
+        ] = None
+
+
+def _name(frame: FrameType) -> str:
+    return frame.f_code.co_name
+
+
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _workflow_of(code: CodeType) -> str | None:
+    return _definition_of(code, is_workflow=True)
+
+
+def _task_of(code: CodeType) -> str | None:
+    return _definition_of(code, is_workflow=False)
+
+
+def _definition_of(code: CodeType, *, is_workflow: bool) -> str | None:
+    for definition in definitions_named(code.co_name):
+        if definition.is_workflow == is_workflow:
+            fn = inspect.unwrap(definition.fn)
+            if getattr(fn, "__code__", None) in (code, None):
+                return definition.name
+    return None
+
+
+def _outer_names(code: CodeType) -> list[str]:
+    """The variables of functions around this one, but for those of the workflow that it is in."""
+    around = code.co_qualname.rpartition(".<locals>.")[0]
+    while around:
+        name = around.rpartition(".")[2]
+        for definition in definitions_named(name):
+            fn = inspect.unwrap(definition.fn)
+            if isinstance(fn, FunctionType) and definition.is_workflow and around == _path(fn):
+                return [each for each in code.co_freevars if each in fn.__code__.co_freevars]
+        around = around.rpartition(".<locals>.")[0]
+    return list(code.co_freevars)
+
+
+def _path(fn: FunctionType) -> str:
+    return fn.__code__.co_qualname
+
+
+def _rebound_outside(code: CodeType) -> list[str]:
+    """The global and nonlocal names that a function binds anew."""
+    found: dict[str, None] = {}
+    for each in dis.get_instructions(code):
+        is_outside = each.opname == "STORE_GLOBAL" or (
+            each.opname == "STORE_DEREF" and each.argval in _outer_names(code)
+        )
+        if is_outside:
+            found[str(each.argval)] = None
+    return list(found)
+
+
+def _orchestrates(frame: FrameType) -> bool:
+    """Whether a coroutine is there to call tasks: it names one, or was given one."""
+    if any(isinstance(each, Definition | Call) for each in frame.f_locals.values()):
+        return True
+    return _names_tasks(frame.f_code, frame.f_globals, dict(frame.f_locals), depth=0)
+
+
+def _names_tasks(
+    code: CodeType, globals_: dict[str, Any], closure: dict[str, Any], depth: int
+) -> bool:
+    for each in dis.get_instructions(code):
+        name = each.argval
+        if each.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if any("." in known.name for known in definitions_named(name)):  # a method
+                return True
+            continue
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            value = globals_.get(name)
+        elif each.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
+            value = closure.get(name)
+        else:
+            continue
+        if isinstance(value, Definition | Call) or _is_ours(value):
+            return True
+        if isinstance(value, FunctionType) and depth < 3 and is_users(value.__code__):
+            held = closure_of(value)
+            if _names_tasks(value.__code__, value.__globals__, held, depth + 1):
+                return True
+    nested = (each for each in code.co_consts if isinstance(each, CodeType))
+    return any(_names_tasks(each, globals_, closure, depth) for each in nested)
+
+
+def _is_ours(value: Any) -> bool:
+    module = getattr(value, "__module__", None) or getattr(value, "__name__", None)
+    return isinstance(module, str) and module.split(".")[0] == "taskflow"
+
+
+def closure_of(fn: FunctionType) -> dict[str, Any]:
+    """What a function takes from the functions around it, as far as that is bound."""
+    held: dict[str, Any] = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):
+            held[name] = cell.cell_contents
+    return held

@@ -1,0 +1,84 @@
+"""Fixtures for pytest: `store`, `clock` and `runtime`. The package registers them; nothing else.
+
+    # content of test_orders.py
+    import pytest
+
+    from taskflow import Runtime, sleep, task, workflow
+    from taskflow.testing import VirtualClock
+
+    pytestmark = pytest.mark.anyio
+
+    @task
+    async def ship(order: str) -> str:
+        return f"{order} is on its way"
+
+    @workflow
+    async def fulfil(order: str) -> str:
+        await sleep(7 * 86400)
+        return await ship(order)
+
+    async def test_an_order_is_shipped_after_a_week(runtime: Runtime, clock: VirtualClock) -> None:
+        began = clock.now()
+        assert await runtime.run(fulfil("A1"), thread_id="A1", wait=True) == "A1 is on its way"
+        assert clock.now() - began >= 7 * 86400
+
+``store`` is each kind of store in turn, empty: one in memory, and a SQLite file, which is left out
+on trio. ``runtime`` is open on it. With ``clock`` time is virtual, for everything in the event loop
+of the test; without, it passes as on a wall. Asynchronous tests are executed by the plugin of
+anyio, which is installed with taskflow: mark them with ``pytest.mark.anyio``. Under another plugin
+use ``store``, and `VirtualClock` and `Runtime` as the contexts that they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Nothing of taskflow is needed before a fixture is asked for.
+if TYPE_CHECKING:
+    from taskflow import Runtime, Store
+    from taskflow.testing.virtual import VirtualClock
+
+__all__ = ("clock", "runtime", "store")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, not open: each kind in turn."""
+    from taskflow import MemoryStore, SQLiteStore
+
+    if request.param == "memory":
+        return MemoryStore()
+    if "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend")
+        if (backend if isinstance(backend, str) else backend[0]) == "trio":
+            pytest.skip("SQLiteStore needs asyncio")
+    return SQLiteStore(tmp_path / "taskflow-store.db")
+
+
+@pytest.fixture
+async def clock(anyio_backend: object) -> AsyncIterator[VirtualClock]:
+    """Virtual time, for as long as the test takes."""
+    from taskflow.testing.virtual import VirtualClock
+
+    with VirtualClock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def _time(request: pytest.FixtureRequest) -> None:
+    """Time is virtual before a runtime is opened, in whatever order a test names the two."""
+    if "clock" in request.fixturenames:
+        request.getfixturevalue("clock")
+
+
+@pytest.fixture
+async def runtime(store: Store, _time: None, anyio_backend: object) -> AsyncIterator[Runtime]:
+    """A runtime that is open on ``store``."""
+    from taskflow import Runtime
+
+    async with Runtime(store) as runtime:
+        yield runtime

@@ -1,0 +1,186 @@
+"""`OtherSetOrder`: workflows that iterate over sets do so in another order, as another process may.
+
+The order of a set of texts is drawn anew in each process (``PYTHONHASHSEED``), and stays the same
+within one. So the functions are compiled again from their source, with every iteration by way of
+`_Order.of`, and work as they did when the context is left.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+from taskflow.definitions import definitions_of
+from taskflow.testing.determinism import closure_of, is_users
+
+__all__ = ("OtherSetOrder",)
+
+ORDER: Final = "__taskflow_other_order__"
+LAST: Final = "__taskflow_other_last__"
+# Functions that give what they are given in its order, and methods that do.
+ORDERED: Final = {"list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict"}
+ORDERED_METHODS: Final = {"join", "extend", "map", "fromkeys", "chain"}
+PLAIN: Final = (int, float, bool)  # whose hash is the same in every process
+
+
+class OtherSetOrder:
+    """A context in which the workflows of these names, and what they call, see sets otherwise."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.places: list[str] = []  # where a set was iterated over, as file and line
+        self.without_source: list[str] = []
+        self._names = sorted(names)
+        self._former: list[tuple[FunctionType, CodeType]] = []
+
+    def __enter__(self) -> OtherSetOrder:
+        for name in self._names:
+            for definition in definitions_of(name):
+                if definition.is_workflow:
+                    fn = inspect.unwrap(definition.fn)
+                    if isinstance(fn, FunctionType):
+                        self._change(fn, set())
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for fn, code in reversed(self._former):
+            fn.__code__ = code
+            fn.__globals__.pop(ORDER, None)
+            fn.__globals__.pop(LAST, None)
+
+    def _change(self, fn: FunctionType, done: set[FunctionType]) -> None:
+        """Compile ``fn``, and the functions of the user's that it names, with sets reordered."""
+        if fn in done or not is_users(fn.__code__):
+            return
+        done.add(fn)
+        for called in _functions_in(fn):
+            self._change(called, done)
+        code = _reordered(fn)
+        if code is None:
+            self.without_source.append(fn.__qualname__)
+            return
+        self._former.append((fn, fn.__code__))
+        fn.__code__ = code
+        fn.__globals__[ORDER] = self.of
+        fn.__globals__[LAST] = self.pop
+
+    def of(self, value: Any, place: str) -> Any:
+        """``value``, or, if it is a set whose order may differ, its members in another order."""
+        if not isinstance(value, set | frozenset) or not _is_arbitrary(value):
+            return value
+        if place not in self.places:
+            self.places.append(place)
+        return list(value)[::-1]
+
+    def pop(self, value: Any, place: str) -> Any:
+        """What ``value.pop()`` gives."""
+        if not isinstance(value, set) or not _is_arbitrary(value):
+            return value.pop()
+        last = self.of(value, place)[0]
+        value.remove(last)
+        return last
+
+
+def _is_arbitrary(value: set[Any] | frozenset[Any]) -> bool:
+    return len(value) > 1 and not all(isinstance(each, PLAIN) for each in value)
+
+
+def _functions_in(fn: FunctionType) -> Iterator[FunctionType]:
+    held = {**fn.__globals__, **closure_of(fn)}
+    for name in (*fn.__code__.co_names, *fn.__code__.co_freevars):
+        if isinstance(value := held.get(name), FunctionType):
+            yield value
+
+
+def _reordered(fn: FunctionType) -> CodeType | None:
+    try:
+        lines, first = inspect.getsourcelines(fn)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return None
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    definition.decorator_list = []
+    ast.increment_lineno(tree, first - 1)
+    code = fn.__code__
+    changed = _Reorder(code.co_filename).visit(definition)
+    # A function around it, so that what it takes from outside is free in it, in the same order.
+    outer = ast.parse(
+        "def _outer():\n" + "".join(f"    {name} = None\n" for name in code.co_freevars) + "    0"
+    )
+    function = outer.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.body[-1] = changed
+    ast.fix_missing_locations(outer)
+    flags = code.co_flags & _FUTURES
+    compiled = compile(outer, code.co_filename, "exec", flags=flags, dont_inherit=True)
+    found = _code_in(_code_in(compiled, "_outer"), definition.name)
+    return found if found is not None and found.co_freevars == code.co_freevars else None
+
+
+_FUTURES: Final = __import__("__future__").annotations.compiler_flag
+
+
+def _code_in(code: CodeType | None, name: str) -> CodeType | None:
+    for each in () if code is None else code.co_consts:
+        if isinstance(each, CodeType) and each.co_name == name:
+            return each
+    return None
+
+
+class _Reorder(ast.NodeTransformer):
+    """Sends everything that is iterated over through `OtherSetOrder.of`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        node = self._visited(node)
+        node.iter = self._ordered(node.iter)
+        return node
+
+    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+        node = self._visited(node)
+        if not node.is_async:
+            node.iter = self._ordered(node.iter)
+        return node
+
+    def visit_Starred(self, node: ast.Starred) -> ast.AST:
+        node = self._visited(node)
+        if isinstance(node.ctx, ast.Load):
+            node.value = self._ordered(node.value)
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        node = self._visited(node)
+        if any(isinstance(target, ast.Tuple | ast.List) for target in node.targets):
+            node.value = self._ordered(node.value)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        node = self._visited(node)
+        called = node.func
+        if isinstance(called, ast.Attribute) and called.attr == "pop" and not node.args:
+            return ast.copy_location(self._call(LAST, called.value), node)
+        is_ordered = (isinstance(called, ast.Name) and called.id in ORDERED) or (
+            isinstance(called, ast.Attribute) and called.attr in ORDERED_METHODS
+        )
+        if is_ordered:
+            node.args = [
+                each if isinstance(each, ast.Starred) else self._ordered(each) for each in node.args
+            ]
+        return node
+
+    def _visited(self, node: Any) -> Any:
+        return self.generic_visit(node)
+
+    def _ordered(self, value: ast.expr) -> ast.expr:
+        return ast.copy_location(self._call(ORDER, value), value)
+
+    def _call(self, name: str, value: ast.expr) -> ast.expr:
+        place = ast.Constant(f"{self._path}:{value.lineno}")
+        return ast.Call(ast.Name(name, ast.Load()), [value, place], [])

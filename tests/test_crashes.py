@@ -1,0 +1,535 @@
+"""`crash_everywhere`: what is right passes everywhere, and what is wrong is found and explained."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import gc
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from msgspec import structs
+
+import taskflow
+from taskflow import (
+    MemoryStore,
+    RetryPolicy,
+    Runtime,
+    SQLiteStore,
+    Store,
+    current,
+    race,
+    receive,
+    sleep,
+    task,
+    workflow,
+)
+from taskflow.records import Batch, Committed
+from taskflow.testing import CrashTestFailed, WrappedStore, crash_everywhere
+
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:.*equal calls:RuntimeWarning")]
+
+DAY = 86400.0
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """On both event loops."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["asyncio"])
+def on_asyncio(anyio_backend: str) -> None:
+    """For what there is on asyncio alone."""
+    if anyio_backend != "asyncio":
+        pytest.skip("asyncio only")
+
+
+@task
+async def fetch(name: str) -> str:
+    """Takes longer for a longer name."""
+    await anyio.sleep(len(name))
+    return f"<{name}>"
+
+
+@task(retry=RetryPolicy(max_attempts=3))
+async def flaky(name: str) -> str:
+    """Fails twice."""
+    if current().attempt < 3:
+        raise ConnectionError("not yet")
+    return name
+
+
+@task
+def count_of(text: str) -> int:
+    """Executes in a worker thread."""
+    return len(text)
+
+
+@task
+async def pair(name: str) -> list[str]:
+    """Calls other tasks."""
+    return [await fetch(name), await fetch(name + name)]
+
+
+class Refused(Exception):
+    """A failure that is handled."""
+
+
+@task
+async def refuse(name: str) -> str:
+    """Fails for good."""
+    raise Refused(name)
+
+
+@workflow
+async def child(name: str) -> str:
+    """A workflow in a workflow."""
+    return await fetch(name) + await flaky(name)
+
+
+async def both(one: str, other: str) -> list[str]:
+    """A plain coroutine that only calls tasks."""
+    return [await fetch(one), await fetch(other)]
+
+
+@workflow
+async def sound(order: str) -> str:
+    """Everything at once, and nothing wrong with it."""
+    parts = [await fetch(order), *await fetch.map(["a", "bbb", "cc"]), await child("kid")]
+    parts += [str(await count_of("three")), *await pair("z"), *await both("x", "y")]
+    await sleep(3 * DAY)
+    try:
+        await refuse("no")
+    except Refused as error:
+        parts.append(str(error))
+    parts.append(await receive("answer", str))
+    parts.append(await race(fetch("the longer one"), fetch("short")))
+    return " ".join(sorted({*parts}))
+
+
+@workflow
+async def small(order: str) -> str:
+    """Two calls, one after the other."""
+    return await fetch(order) + await fetch("more")
+
+
+# What is right.
+
+
+async def test_a_sound_workflow_is_cut_off_everywhere(anyio_backend: str) -> None:
+    """At every commit and await, in every way, and every time its result is the same."""
+    crashes = await crash_everywhere(lambda: sound("A1"), signals=[("answer", "yes")])
+
+    modes = 3 if anyio_backend == "asyncio" else 2
+    assert crashes.points > 30
+    assert crashes.passes > modes * (crashes.points - 1)
+    assert (crashes.left_out, crashes.notes) == (0, ())
+    if anyio_backend == "asyncio":  # trio draws the order of what is concurrent
+        assert crashes.unreached == 0
+    assert "the result is the same" in str(crashes)
+
+
+async def test_every_moment_is_one_at_which_it_was_cut_off(anyio_backend: str) -> None:
+    """Two calls in a row: begin, two awaits and two commits of calls, and the end, twice."""
+    with pytest.raises(ValueError, match="there is no pass") as refused:
+        await crash_everywhere(lambda: small("A1"), modes=["drop"], only="?")
+    for moment in (
+        "'drop commit begin'", "'drop commit fetch:", "'drop await 1 fetch:", "'drop await 1'",
+        "'drop commit last'", "'drop commit end'",
+    ):  # fmt: skip
+        assert moment in str(refused.value)
+
+
+async def test_a_workflow_on_a_file_is_cut_off_everywhere(on_asyncio: None, tmp_path: Path) -> None:
+    """Each process opens the file anew, and what the former held is let go of."""
+    folders: set[Path] = set()
+
+    def open_store(folder: Path) -> Store:
+        folders.add(folder)
+        return SQLiteStore(folder / "orders.db")
+
+    crashes = await crash_everywhere(lambda: small("A1"), store=open_store)
+
+    assert crashes.unreached == 0
+    assert len(folders) == crashes.passes
+
+
+async def test_every_pair_of_moments_is_tried(anyio_backend: str) -> None:
+    """Whoever continues a run is cut off in its turn."""
+    once = await crash_everywhere(lambda: small("A1"), modes=["drop"])
+    twice = await crash_everywhere(lambda: small("A1"), modes=["drop"], pairs=True)
+
+    assert twice.passes - once.passes == once.points**2
+
+
+async def test_what_fails_fails_everywhere_with_the_same(anyio_backend: str) -> None:
+    """A workflow may end with an exception; every pass has to, with the same one."""
+
+    @workflow
+    async def refused() -> str:
+        return await fetch("a") + await refuse("always")
+
+    crashes = await crash_everywhere(refused)
+
+    assert crashes.notes == ("the undisturbed run raised Refused: always",)
+
+
+async def test_days_and_back_off_take_no_time(anyio_backend: str) -> None:
+    """Time is virtual, unless it is asked to pass."""
+
+    @workflow
+    async def patient() -> str:
+        await sleep(365 * DAY)
+        return await flaky("a")
+
+    began = time.monotonic()
+    await crash_everywhere(patient)
+    assert time.monotonic() - began < 60
+
+
+async def test_passes_are_drawn_by_the_seed(anyio_backend: str) -> None:
+    """More than there may be are left out, said so, and the same seed draws the same."""
+    first = await crash_everywhere(lambda: small("A1"), max_passes=10, seed=7)
+    again = await crash_everywhere(lambda: small("A1"), max_passes=10, seed=7)
+
+    assert first == again
+    assert first.passes == 10
+    assert first.left_out > 5
+    assert "seed 7" in str(first)
+
+
+async def test_nothing_is_left_behind(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Processes that were dropped end quietly: no warning, nothing logged, nothing executing."""
+    caplog.set_level(logging.WARNING)
+    before = anyio.get_running_tasks()
+    await crash_everywhere(lambda: sound("A1"), signals=[("answer", "yes")], max_passes=60)
+    gc.collect()
+
+    for _ in range(3):  # virtual time ends with the next steps of its own child
+        await anyio.lowlevel.checkpoint()
+    assert {*anyio.get_running_tasks()} == {*before}
+    assert [each for each in recwarn if "equal calls" not in str(each.message)] == []
+    assert caplog.records == []
+
+
+# What is wrong with a workflow.
+
+
+async def failure(make_call: Callable[[], Any], **options: Any) -> str:
+    """What is said of it; the pass that is named fails alone in the same way."""
+    with pytest.raises(CrashTestFailed) as failed:
+        await crash_everywhere(make_call, **options)
+    text = str(failed.value)
+    if failed.value.only is not None:
+        assert f"only={failed.value.only!r}" in text
+        with pytest.raises(CrashTestFailed):
+            await crash_everywhere(make_call, only=failed.value.only, **options)
+    return text
+
+
+async def test_a_function_that_is_no_task_is_found(anyio_backend: str) -> None:
+    """Somebody forgot the decorator: what it does is done again by every rerun."""
+    charged: list[str] = []
+
+    async def charge(order: str) -> str:
+        charged.append(order)
+        return f"receipt for {order}"
+
+    @workflow
+    async def pay(order: str) -> str:
+        return await charge(order) + await fetch(order)
+
+    text = await failure(lambda: pay("A1"))
+    assert "charge (" in text
+    assert "is no task" in text
+    assert "@task" in text
+
+
+async def test_a_task_that_is_called_as_its_function_is_found(anyio_backend: str) -> None:
+    """``.fn`` is a plain function."""
+
+    @workflow
+    async def pay(order: str) -> str:
+        return await fetch.fn(order) + await fetch("more")
+
+    text = await failure(lambda: pay("A1"))
+    assert "plain function of the task 'fetch'" in text
+
+
+async def test_a_plain_function_with_an_effect_is_found(anyio_backend: str) -> None:
+    """It changes what outlives the run, and a rerun changes it again."""
+    ledger: list[str] = []
+
+    def book(order: str) -> None:
+        ledger.append(order)
+
+    @workflow
+    async def pay(order: str) -> str:
+        book(order)
+        return await fetch(order)
+
+    text = await failure(lambda: pay("A1"))
+    assert "book (" in text
+    assert "changes ledger" in text
+
+
+async def test_what_is_allowed_is_not_found(anyio_backend: str) -> None:
+    """The author says that it is all right."""
+    ledger: list[str] = []
+
+    def book(order: str) -> None:
+        ledger.append(order)
+
+    async def double(order: str) -> str:
+        return order + order
+
+    @workflow
+    async def pay(order: str) -> str:
+        book(order)
+        return await fetch(await double(order))
+
+    await crash_everywhere(lambda: pay("A1"), allow=[book, double])
+
+
+@pytest.mark.parametrize(
+    ("read", "named"),
+    [
+        (lambda: datetime.datetime.now().isoformat(), "datetime.now()"),
+        (lambda: str(datetime.date.today()), "date.today()"),
+        (lambda: str(time.time()), "time.time()"),
+        (lambda: str(time.monotonic_ns()), "time.monotonic_ns()"),
+        (lambda: str(random.random()), "random.random()"),
+        (lambda: random.choice("abc"), "random.choice()"),
+        (lambda: str(uuid.uuid4()), "uuid.uuid4()"),
+    ],
+)
+async def test_what_differs_from_run_to_run_is_found(
+    anyio_backend: str, read: Callable[[], str], named: str
+) -> None:
+    """The time of day, and what is drawn: the error says what was called, where."""
+
+    @workflow
+    async def greet() -> str:
+        return await fetch("morning" if read() < "2" else "evening")
+
+    text = await failure(greet)
+    assert f"calls {named}" in text
+    assert "test_crashes.py:" in text
+    assert "taskflow." in text
+
+
+async def test_recorded_values_and_a_seeded_generator_are_right(anyio_backend: str) -> None:
+    """`now`, `random` and `uuid` are recorded, and a generator with a seed draws the same."""
+
+    @workflow
+    async def drawn() -> str:
+        seeded = random.Random(5).random()
+        when, number, name = await taskflow.now(), await taskflow.random(), await taskflow.uuid()
+        return await fetch(f"{seeded} {when.year > 2000} {number < 1} {len(str(name))}")
+
+    await crash_everywhere(drawn)
+
+
+@pytest.mark.parametrize("how", ["for", "comprehension", "list", "star", "map", "pop", "helper"])
+async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None:
+    """Another process may have another one: the error says where it was iterated over."""
+
+    def listed(names: set[str]) -> list[str]:
+        return list(names)
+
+    @workflow
+    async def ordered(names: list[str]) -> list[str]:
+        unordered = set(names)
+        if how == "for":
+            found: list[str] = []
+            for name in unordered:
+                found += [await fetch(name)]
+            return found
+        if how == "comprehension":
+            return [await fetch(name) for name in unordered]
+        if how == "list":
+            return await fetch.map(list(unordered))
+        if how == "star":
+            return await fetch.map([*unordered])
+        if how == "pop":
+            return [await fetch(unordered.pop())]
+        if how == "helper":
+            return await fetch.map(listed(unordered))
+        return await fetch.map(unordered)
+
+    text = await failure(lambda: ordered(["a", "bb", "ccc"]))
+    assert "the order of a set" in text
+    assert "test_crashes.py:" in text
+    assert "sorted(…)" in text
+
+
+async def test_a_set_whose_order_does_not_matter_is_right(anyio_backend: str) -> None:
+    """Sorted in the end, or asked whether something is in it; and small numbers have one order."""
+
+    @workflow
+    async def ordered(names: list[str]) -> list[str]:
+        unordered = set(names)
+        found = await fetch.map(unordered)
+        found += [await fetch(str(number)) for number in {3, 1, 2}]
+        return sorted(found) if "a" in unordered else []
+
+    await crash_everywhere(lambda: ordered(["a", "bb", "ccc"]))
+
+
+async def test_a_list_that_branches_append_to_is_found(anyio_backend: str) -> None:
+    """It is in the order in which they end, and a rerun is answered in another one."""
+
+    @workflow
+    async def collected() -> list[str]:
+        found: list[str] = []
+
+        async def branch(name: str) -> None:
+            found.append(await fetch(name))
+
+        async with anyio.create_task_group() as group:
+            for name in ("b", "aaaa"):
+                group.start_soon(branch, name)
+        return found
+
+    text = await failure(collected)
+    assert "which branch ends first" in text
+    assert "fetch(name='b')" in text
+    assert "race()" in text
+
+
+async def test_taking_whichever_ends_first_is_found(on_asyncio: None) -> None:
+    """`asyncio.wait` records nothing of its choice."""
+
+    @workflow
+    async def quickest() -> str:
+        async def ask(name: str) -> str:
+            return await fetch(name)
+
+        asked = [asyncio.ensure_future(ask(name)) for name in ("slow one", "fast")]
+        done, pending = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        for each in pending:
+            each.cancel()
+        await asyncio.wait(asked)
+        return done.pop().result()
+
+    assert "which branch ends first" in await failure(quickest)
+
+
+async def test_what_a_workflow_keeps_in_its_process_is_found(anyio_backend: str) -> None:
+    """A number that counts on from run to run: other arguments, shown side by side."""
+    state = {"runs": 0}
+
+    @workflow
+    async def numbered() -> str:
+        state["runs"] += 1
+        return await fetch(f"run {state['runs']}")
+
+    text = await failure(numbered)
+    assert "recorded was: fetch(name='run" in text
+    assert "executed fetch(name='run" in text
+
+
+async def test_a_task_that_gives_something_else_each_time_is_told_apart(
+    anyio_backend: str,
+) -> None:
+    """That is not the workflow's fault: the error names the task, and what to do."""
+    drawn: list[int] = []
+
+    @task
+    async def draw() -> int:
+        drawn.append(1)
+        return len(drawn)
+
+    @workflow
+    async def lottery() -> int:
+        return await draw()
+
+    text = await failure(lottery)
+    assert "draw() itself gave" in text
+    assert "make_call" in text
+    await crash_everywhere(lambda: (drawn.clear(), lottery())[1], modes=["cancel"])
+    await crash_everywhere(lottery, same=lambda one, other: type(one) is type(other))
+
+
+async def test_what_only_the_dead_process_could_give_is_found(anyio_backend: str) -> None:
+    """A workflow that waits for an event which only its first process sets never ends."""
+    opened: list[anyio.Event] = []
+
+    @workflow
+    async def waiting() -> str:
+        if not opened:
+            opened.append(anyio.Event())
+            opened[0].set()
+        elif len(opened) == 1:
+            opened.append(anyio.Event())
+        found = await fetch("a")
+        await opened[-1].wait()
+        return found
+
+    def make_call() -> Any:
+        opened.clear()
+        return waiting()
+
+    with pytest.raises(CrashTestFailed, match=r"did not end within 0\.5 s"):
+        await crash_everywhere(make_call, patience=0.5)
+
+
+# What is wrong with a store, or with the call.
+
+
+class Forgetful(WrappedStore):
+    """Loses one result, of the task that it was told."""
+
+    async def commit(self, batch: Batch) -> Committed:
+        kept = [each for each in batch.checkpoints if each.name != "fetch"]
+        committed = await super().commit(structs.replace(batch, checkpoints=kept))
+        committed.sequences = range(1, len(batch.checkpoints) + 1)
+        return committed
+
+
+async def test_a_result_that_was_lost_is_found(anyio_backend: str) -> None:
+    """A store that says that it has kept what it has not."""
+    stores: dict[Path, Store] = {}
+
+    def open_store(folder: Path) -> Store:
+        return Forgetful(stores.setdefault(folder, MemoryStore()))
+
+    assert "executed" in await failure(lambda: small("A1"), store=open_store)
+
+
+async def test_wrong_use_is_told(anyio_backend: str) -> None:
+    """What is missing or misspelled."""
+
+    @workflow
+    async def asking() -> str:
+        return await receive("answer", str)
+
+    with pytest.raises(ValueError, match=r"signals=\[…\]\) what is to be sent as answer"):
+        await crash_everywhere(asking)
+    with pytest.raises(ValueError, match="modes are some of"):
+        await crash_everywhere(asking, modes=["kill"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="make_call makes the call of a workflow"):
+        await crash_everywhere(lambda: "asking")  # type: ignore[arg-type, return-value]
+
+
+async def test_a_runtime_of_ones_own_is_used(anyio_backend: str) -> None:
+    """With its own concurrency and durability."""
+    made: list[Runtime] = []
+
+    def make_runtime(store: Store) -> Runtime:
+        made.append(Runtime(store, max_concurrency=1, durability="async"))
+        return made[-1]
+
+    crashes = await crash_everywhere(lambda: small("A1"), make_runtime=make_runtime)
+    assert len(made) > crashes.passes
