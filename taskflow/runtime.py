@@ -670,8 +670,7 @@ class Runtime:
         )
 
     async def _run(self, claim: Claim, workflow: Workflow[..., Any, Any], wait: bool) -> Any:
-        clock = self._open().clock
-        begun = clock.now()
+        service = self._open()
         looks = count(1)
         is_known = False  # which run it is that another runtime executes, and we wait for
         while True:
@@ -685,17 +684,17 @@ class Runtime:
                     raise
                 if error.same_run:
                     claim, is_known = _claim_to(error, claim), True
-            await anyio.sleep(clock.pause(POLL_INTERVAL, next(looks)))
-            row = await self._store.run(claim.thread_id, claim.run_id)
-            ended = row is not None and row.owner is None and begun <= (row.finished or 0)
+            row = await self._look_again(service, claim, next(looks))
+            ended = row is not None and row.owner is None
             if ended and row and row.error and row.fingerprint == claim.fingerprint:
-                # The run that we waited for has failed: that is its result.
+                # It executed when we looked before, and has failed: that is its result.
                 raise failures.rebuild(failures.Failure.parse(row.error))
 
     async def _begun(
         self, claim: Claim, workflow: Workflow[..., Any, Any], *, wait: bool, patient: bool
     ) -> Execution:
         """The execution that answers ``claim``, with us as one who waits for it."""
+        service = self._open()
         looks = count(1)
         is_known = False
         while True:
@@ -708,7 +707,25 @@ class Runtime:
                     raise
                 if error.same_run:
                     claim, is_known = _claim_to(error, claim), True
-            await anyio.sleep(self._open().clock.pause(POLL_INTERVAL, next(looks)))
+            await self._look_again(service, claim, next(looks))
+
+    async def _look_again(self, service: Service, claim: Claim, looks: int) -> RunRow | None:
+        """A run that somebody else executes, after a while.
+
+        Raises RunUnfinished where this runtime is drained or closed meanwhile.
+        """
+        thread_id, run_id = claim.thread_id, claim.run_id
+        await anyio.sleep(service.clock.pause(POLL_INTERVAL, looks))
+        _check_serving(service, thread_id, run_id)
+        try:
+            row = await self._store.run(thread_id, run_id)
+        except StoreError:
+            _check_serving(
+                service, thread_id, run_id
+            )  # so the store was closed, and has not failed
+            raise
+        _check_serving(service, thread_id, run_id)
+        return row
 
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""
@@ -773,7 +790,9 @@ def _claim_to(busy: ThreadBusy, claim: Claim) -> Claim:
 def _check_serving(service: Service, thread_id: str, run_id: str | None) -> None:
     if service.is_ending:
         raise RunUnfinished(
-            thread_id, run_id or "", "this runtime is being drained, and begins nothing more"
+            thread_id,
+            run_id or "",
+            "this runtime is being drained or closed, and begins nothing more",
         )
 
 

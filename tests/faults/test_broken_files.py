@@ -388,7 +388,7 @@ async def test_a_deleted_lock_file_is_made_again(runtime: Runtime, path: Path) -
 async def test_an_owner_whose_lock_file_was_deleted_is_not_taken_for_dead(path: Path) -> None:
     """As one that tidies up old files does: it is made again before its lease is over."""
     steps = Steps(anyio.sleep_forever)
-    async with Runtime(SQLiteStore(path, lease_ttl=LEASE)) as runtime:
+    async with Runtime(SQLiteStore(path, lease_ttl=5 * LEASE)) as runtime:
         handle = await runtime.start(steps.workflow(), thread_id="t")
         (owned,) = path.parent.glob("*-owner-*")
         os.unlink(owned)
