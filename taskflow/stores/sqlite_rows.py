@@ -76,6 +76,8 @@ def calls_up_from(db: sqlite3.Connection, thread_id: str, task_id: str) -> tuple
         raise RunNotFound(thread_id, f"recorded call {task_id!r}")
 
     run_id = found.run_id
+    if one_run(db, sql.SELECT_RUN, (thread_id, run_id)) is None:
+        raise CheckpointCorrupt(thread_id, run_id, None, f"no run has recorded {task_id}")
     chain: list[str] = []
     next_id: str | None = task_id
     while next_id is not None and found is not None and next_id not in chain:

@@ -233,9 +233,11 @@ CHECKPOINT_COLUMNS: Final = ", ".join(
     for name in Checkpoint.__struct_fields__
     if name not in ("number", "epoch")
 )
+# Also rows whose run is not there: these are damaged, and are not to be left out.
 SELECT_CHECKPOINTS: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
-FROM checkpoint JOIN run USING (thread_id, run_id)
+FROM checkpoint LEFT JOIN run ON run.thread_id = checkpoint.thread_id
+    AND run.run_id = checkpoint.run_id
 WHERE checkpoint.thread_id = ? AND checkpoint.sequence > ?
 ORDER BY checkpoint.sequence LIMIT ?
 """
@@ -249,7 +251,8 @@ SELECT run_id, parent_id, sequence FROM checkpoint WHERE thread_id = ? AND task_
 """
 SELECT_CHECKPOINT: Final = f"""
 SELECT checkpoint.sequence, checkpoint.run_id, run.number, run.epoch, {CHECKPOINT_COLUMNS}
-FROM checkpoint JOIN run USING (thread_id, run_id)
+FROM checkpoint LEFT JOIN run ON run.thread_id = checkpoint.thread_id
+    AND run.run_id = checkpoint.run_id
 WHERE checkpoint.thread_id = ? AND checkpoint.task_id = ?
 """
 REPLACE_RESULT: Final = """
