@@ -383,6 +383,23 @@ async def test_who_waits_for_a_run_elsewhere_begins_no_other(
     assert shop.bodies == ["A"]
 
 
+async def test_who_waits_for_a_run_elsewhere_is_told_when_his_runtime_closes(
+    runtime: Runtime, waiter: Waiter, shop: Shop
+) -> None:
+    """As those who wait for a run that it executes itself, whether he is looking or not."""
+    shop.hold()
+    handle = await runtime.start(shop.fulfil("A"), thread_id="t")
+    await shop.begun.wait()
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.wait, shop.fulfil("A"))
+        await waiter.is_waiting()
+        await waiter.runtime.aclose()
+        waiter.looks.set()
+    assert waiter.outcomes == [RunUnfinished]
+    shop.release()
+    assert await handle.result() == "receipt for A"
+
+
 @pytest.mark.parametrize("options", [{}, {"wait": True}, {"supersede": True}])
 async def test_executing_elsewhere_other_input(
     runtime: Runtime, other: Runtime, shop: Shop, options: dict[str, bool]
