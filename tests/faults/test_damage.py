@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
@@ -218,7 +219,7 @@ def test_one_byte_changed_anywhere(
     content = whole[""]
     kinds = places(content, tmp_path / "places.db") | {"anywhere": list(range(len(content)))}
     outcomes: Counter[str] = Counter()
-    for kind, at in drawn(rng, kinds, 500 if is_long else 16):
+    for kind, at in drawn(rng, kinds, 500 if is_long else 12):
         found = observer.look({"": changed(rng, content, at)})
 
         assert not (wrong := faults(found, truth)), f"{kind}, byte {at}: {wrong}"
@@ -243,12 +244,41 @@ def test_one_byte_changed_in_a_row_of_a_larger_file(
         for kind, found in places(content, tmp_path / "places.db").items()
         if kind.startswith(TABLES) and kind not in NOT_COVERED
     }
-    for kind, at in drawn(rng, kinds, 300 if is_long else 8):
+    for kind, at in drawn(rng, kinds, 300 if is_long else 6):
         found = unchecked.look({"": changed(rng, content, at)})
 
         # A filter goes by what stands in the file: a run that has lost its status is not found.
         found.pop("runs paused", None)
         assert not (wrong := faults(found, truth)), f"{kind}, byte {at}: {wrong}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "checkpoint SET name = 'other' WHERE name = 'label'",
+        "checkpoint SET parent_id = 'other:1' WHERE name = 'label'",
+        "checkpoint SET arguments = '{}' WHERE name = 'label'",
+        "checkpoint SET attempts = 7, started = 1.0, finished = 1e9 WHERE name = 'label'",
+        "checkpoint SET task_id = 'word:1' WHERE kind = 'signal' AND name = 'word'",
+        "run SET sequence = sequence + 1 WHERE thread_id = 'finished'",
+        "run SET epoch = 9, created = 1.0, started = 1.0, finished = 1e9",
+    ],
+)
+def test_a_column_that_was_changed_is_told(
+    change: str, whole: Files, truth: Found, observer: Observer, tmp_path: Path
+) -> None:
+    """By whatever program, with its indexes: nothing is given of it, and nothing executes again."""
+    path = tmp_path / "changed.db"
+    path.write_bytes(whole[""])
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute(f"UPDATE {change}").rowcount
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    found = observer.look({"": path.read_bytes()})
+
+    assert not faults(found, truth)
+    assert outcome_of(found) == "told"
 
 
 def test_a_file_that_ends_too_early(
