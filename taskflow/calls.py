@@ -24,7 +24,7 @@ from taskflow.contests import Stake, is_lost
 from taskflow.definitions import Definition
 from taskflow.digests import DIGEST_SIZE
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
-from taskflow.identity import are_immutable, canonical_arguments
+from taskflow.identity import are_immutable, canonical_arguments, key_json
 from taskflow.promises import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FEW_CALLS, FRAME, Frame, Repeat, Tally
@@ -155,7 +155,7 @@ def identify(
     if canonical is not None:
         told_by = canonical
     elif definition.key is not None:
-        told_by = encode_plain(_key_of(definition, args, kwargs))
+        told_by = key_json(definition.key(*args, **kwargs), f"the key of {name}")
     else:
         binder = definition.binder
         canonical, types = canonical_arguments(binder.bind(args, kwargs), name, binder.variadic)
@@ -482,9 +482,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         assert definition.cache is not None
         if definition.cache.key is not None:
             key = definition.cache.key(*self.args, **self.kwargs)
-            if not isinstance(key, str):
-                raise TypeError(f"the cache key of {definition.name} must be text, got {key!r}")
-            told_by = encode_plain(key)
+            told_by = key_json(key, f"the cache key of {definition.name}")
         else:
             told_by = self._identity[2]
         return blake2b(definition.part + told_by, digest_size=16).hexdigest()
@@ -535,13 +533,3 @@ def spelled_call(name: str, arguments: str | None) -> str:
         return f"{name}({'' if values is None else values})"
     shown = ", ".join(f"{key}={value!r}" for key, value in values.items())
     return f"{name}({shown if len(shown) <= 200 else f'{shown[:200]}…'})"
-
-
-def _key_of(
-    definition: Definition[..., Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> str:
-    assert definition.key is not None
-    key = definition.key(*args, **kwargs)
-    if not isinstance(key, str):
-        raise TypeError(f"the key of {definition.name} must be text, got {key!r}")
-    return key

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Final, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 
@@ -43,6 +43,7 @@ NESTING_LIMIT: Final = 400
 INT_DIGITS: Final = 4300
 
 SCALARS: Final = frozenset({int, str, bool, type(None)})
+LEAVES: Final = SCALARS | {float, bytes, bytearray}
 NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
@@ -70,9 +71,11 @@ def _to_fields(value: Any) -> Any:
 
 
 def _from_builtin(annotation: type, value: Any) -> Any:
-    """The object of a type that msgspec does not know: pydantic models."""
+    """The object of a type that msgspec does not know: pydantic models, and any object."""
     if _is_pydantic(annotation):
         return annotation.model_validate(value)  # type: ignore[attr-defined]
+    if annotation is object:
+        return value
     raise NotImplementedError(f"{annotation!r} cannot be read back from JSON")
 
 
@@ -123,7 +126,7 @@ def is_plain(value: object) -> bool:
     try:
         payload = _encoder.encode(value)
         return nesting(payload) <= NESTING_LIMIT and _same(value, _decoder.decode(payload))
-    except (TypeError, ValueError, RecursionError, NotImplementedError):
+    except Exception:  # also of code of the user's
         return False
 
 
@@ -170,20 +173,23 @@ class Codec:
         self._scalars = _scalars_of(annotation)
         annotation = Any if annotation is object else annotation
         try:
-            unreadable = _unreadable(annotation)
+            types = _types_in(annotation)
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
                 annotation, dec_hook=_from_builtin
             )
-        except (TypeError, NotImplementedError, RecursionError) as error:
+        except Exception as error:  # also of code of the user's
             raise SerializationError(
                 f"{what} is annotated {_name(annotation)}, which cannot be read back from a "
                 f"record ({error}): annotate a type that msgspec decodes"
             ) from error
-        if unreadable is not None:
-            raise SerializationError(
-                f"{what} is annotated {_name(annotation)}, and {_name(unreadable)} cannot be read "
-                "back from a record: return a Struct, a dataclass or builtin values instead"
-            )
+        self._is_told_by_marshal = not any(map(_is_blurred, types))
+        for each in types:
+            if isinstance(each, msgspec.inspect.CustomType) and not _is_readable(each.cls):
+                raise SerializationError(
+                    f"{what} is annotated {_name(annotation)}, and {_name(each.cls)} cannot be "
+                    "read back from a record: return a Struct, a dataclass or builtin values "
+                    "instead"
+                )
 
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """The recorded form of ``value``, and ``value`` as it is decoded from that.
@@ -202,14 +208,14 @@ class Codec:
             )
         try:
             decoded = self._decoder.decode(payload)
-        except (ValueError, RecursionError, NotImplementedError, TypeError) as error:
+        except Exception as error:  # also of code of the user's, such as __post_init__
             raise SerializationError(
-                f"{self._what} do not fit: {error}; {self._advice(value, str(error))}"
+                f"{self._what} do not fit: {error!s}; {self._advice(value, str(error))}"
                 if self._of_parameters
                 else f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
                 f"{self._advice(value, '')}"
             ) from error
-        if not _same(value, decoded):
+        if not _same(value, decoded, by_marshal=self._is_told_by_marshal):
             raise SerializationError(self._difference(value, decoded))
         return payload, decoded
 
@@ -220,7 +226,7 @@ class Codec:
         """
         try:
             return self._decoder.decode(payload)
-        except (ValueError, RecursionError, NotImplementedError, TypeError) as error:
+        except Exception as error:  # also of code of the user's, such as __post_init__
             raise SerializationError(
                 f"{self._what} was recorded as {payload[:200]!r}, which does not fit its "
                 f"annotation {_name(self.annotation)} any more: {error}; give the task a new "
@@ -234,19 +240,19 @@ class Codec:
             raise SerializationError(
                 f"{self._what} holds itself, or is nested too deep for JSON"
             ) from error
-        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        except Exception as error:  # also of code of the user's
             raise SerializationError(
                 f"{self._what} is {_short(value)}, which cannot be recorded as JSON: {error}; "
                 "use builtin values (keys of dicts are text or numbers), a Struct or a dataclass"
             ) from error
 
     def _difference(self, value: Any, decoded: Any) -> str:
-        where, before, after = difference(value, decoded, "") or ("", value, decoded)
+        where, before, after = difference(value, decoded) or ("", value, decoded)
         reason = (
             f"{self._what}{where and f', at {where},'} is {_short(before)} and would come back "
             f"from its record as {_short(after)}"
         )
-        if before != before and not isinstance(before, float):
+        if not isinstance(before, float) and not _is_same_leaf(before, before):
             return f"{reason}: it does not equal itself; use None or text for it"
         return f"{reason}: {self._advice(value, where)}"
 
@@ -266,15 +272,18 @@ class Codec:
 
 def _not_finite(value: Any) -> float | None:
     """The first float inside builtin containers that JSON has no form for."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else value
-    members: Any = ()
-    if isinstance(value, Mapping):
-        members = value.values()
-    elif isinstance(value, list | tuple | Set):
-        members = value
-    found = (_not_finite(member) for member in members)
-    return next((number for number in found if number is not None), None)
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, float):
+            if not math.isfinite(each):
+                return each
+        elif isinstance(each, Mapping):
+            pending.extend(each.values())
+            pending.extend(each)
+        elif isinstance(each, list | tuple | Set):
+            pending.extend(each)
+    return None
 
 
 def _scalars_of(annotation: Any) -> frozenset[object]:
@@ -293,74 +302,135 @@ def _is_union(annotation: Any) -> bool:
     return origin is Union or getattr(origin, "__name__", "") == "UnionType"
 
 
-def _unreadable(annotation: Any) -> Any:
-    """The first type inside ``annotation`` that JSON could not be decoded to, or None."""
-    seen: set[int] = set()
-    pending: list[Any] = [msgspec.inspect.type_info(annotation)]
+def _types_in(annotation: Any) -> list[msgspec.inspect.Type]:
+    """Every type inside ``annotation``, and it itself."""
+    inspect = msgspec.inspect
+    seen: dict[int, Any] = {}
+    pending: list[Any] = [inspect.type_info(annotation)]
     while pending:
         node = pending.pop()
-        if isinstance(node, msgspec.inspect.CustomType):
-            if not _is_pydantic(node.cls):
-                return node.cls
-        elif isinstance(node, list | tuple):
+        if isinstance(node, list | tuple):
             pending.extend(node)
-        elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field):
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
+        elif isinstance(node, inspect.Type | inspect.Field) and id(node) not in seen:
+            seen[id(node)] = node
             pending.extend(getattr(node, name) for name in node.__struct_fields__)
+    return list(seen.values())
+
+
+def _is_readable(kind: type) -> bool:
+    """Whether `_from_builtin` makes objects of that type."""
+    return kind is object or _is_pydantic(kind)
+
+
+def _is_blurred(node: msgspec.inspect.Type) -> bool:
+    """Whether different values of a type may have the same marshalled form.
+
+    Buffers of all kinds have, and so has a NaN, which can be the key of a dictionary.
+    """
+    inspect = msgspec.inspect
+    if isinstance(node, inspect.DictType):
+        return not isinstance(node.key_type, inspect.StrType | inspect.IntType | inspect.AnyType)
+    buffers = inspect.BytesType | inspect.ByteArrayType | inspect.MemoryViewType
+    return isinstance(node, buffers | inspect.CustomType)
+
+
+def _same(value: Any, decoded: Any, *, by_marshal: bool = True) -> bool:
+    if by_marshal:
+        try:
+            # Exact builtins all the way down: their marshalled forms tell 1, 1.0 and True apart,
+            # and subclasses cannot be marshalled. 10x faster than walking both (version 2 has no
+            # back references, which depend on how often an object is shared).
+            if marshal.dumps(value, 2) == marshal.dumps(decoded, 2):
+                return True
+        except ValueError:
+            pass
+    return difference(value, decoded) is None
+
+
+def difference(value: Any, decoded: Any) -> tuple[str, Any, Any] | None:
+    """The first place in which two values differ, by type or by value: path, one, other.
+
+    It takes no more of the stack for a deeply nested value.
+    """
+    pending: list[tuple[Any, Any, _Place]] = [(value, decoded, None)]
+    while pending:
+        one, other, place = pending.pop()
+        kind = type(one)
+        if kind is not type(other):
+            # An int is a float to every type checker (PEP 484): the same number comes back.
+            if kind is int and type(other) is float and one == other:
+                continue
+            return _path(place), one, other
+        if kind in LEAVES:
+            if one != other:
+                return _path(place), one, other
+            continue
+        members = _members(one, other, place)
+        if members is None:
+            return _path(place), one, other
+        if members:
+            members.reverse()
+            pending.extend(members)
+        elif not (_is_container(one) or _is_same_leaf(one, other)):
+            return _path(place), one, other
     return None
 
 
-def _same(value: Any, decoded: Any) -> bool:
-    try:
-        # Exact builtins all the way down: their marshalled forms tell 1, 1.0 and True apart, and
-        # subclasses cannot be marshalled. 10x faster than walking both (version 2 has no back
-        # references, which depend on how often an object is shared).
-        if marshal.dumps(value, 2) == marshal.dumps(decoded, 2):
-            return True
-    except ValueError:
-        pass
-    return difference(value, decoded, "") is None
+# Where something is inside a value: the place of what holds it, its name there, whether that is the
+# name of a field. None: the value itself.
+_Place: TypeAlias = "tuple[_Place, Any, bool] | None"
 
 
-def difference(value: Any, decoded: Any, where: str) -> tuple[str, Any, Any] | None:
-    """The first place in which two values differ, by type or by value: path, one, other."""
-    kind = type(value)
-    if kind is not type(decoded):
-        # An int is a float to every type checker (PEP 484): the same number comes back.
-        if kind is int and type(decoded) is float and value == decoded:
-            return None
-        return where, value, decoded
+def _members(one: Any, other: Any, place: _Place) -> list[tuple[Any, Any, _Place]] | None:
+    """What two values of one type hold, pair by pair; ``None`` where they do not hold as much."""
+    kind = type(one)
     if kind is list or kind is tuple:
-        if len(value) != len(decoded):
-            return where, value, decoded
-        for index, (one, other) in enumerate(zip(value, decoded, strict=True)):
-            if found := difference(one, other, f"{where}[{index}]"):
-                return found
-        return None
+        if len(one) != len(other):
+            return None
+        pairs = enumerate(zip(one, other, strict=True))
+        return [(*pair, (place, index, False)) for index, pair in pairs]
     if kind is dict:
-        if len(value) != len(decoded):
-            return where, value, decoded
-        for (key, one), (other_key, other) in zip(value.items(), decoded.items(), strict=True):
-            if key != other_key or type(key) is not type(other_key):
-                return where, value, decoded
-            if found := difference(one, other, f"{where}[{key!r}]"):
-                return found
-        return None
-    if isinstance(value, Set):
-        types = {type(member) for member in value}, {type(member) for member in decoded}
-        return None if value == decoded and types[0] == types[1] else (where, value, decoded)
-    names = fields_of(value)
-    if names:
-        for name in names:
-            one, other = getattr(value, name, None), getattr(decoded, name, None)
-            if found := difference(one, other, f"{where}.{name}"):
-                return found
-        return None
-    # Equal times may still be two: the first and the second 02:30 of a night in autumn.
-    same = value == decoded and getattr(value, "fold", 0) == getattr(decoded, "fold", 0)
-    return None if same else (where, value, decoded)
+        if len(one) != len(other):
+            return None
+        keys = [(*pair, place) for pair in zip(one, other, strict=True)]
+        values = zip(one.items(), other.values(), strict=True)
+        return keys + [(value, found, (place, key, False)) for (key, value), found in values]
+    if isinstance(one, Set):
+        if one != other:
+            return None
+        found = {each: each for each in other}
+        return [(each, found[each], place) for each in one]
+    return [
+        (getattr(one, name, None), getattr(other, name, None), (place, name, True))
+        for name in fields_of(one)
+    ]
+
+
+def _is_container(value: Any) -> bool:
+    """Whether all that can be told of a value is what it holds."""
+    kind = type(value)
+    return (
+        kind in (list, tuple, dict)
+        or isinstance(value, Set | msgspec.Struct)
+        or dataclasses.is_dataclass(kind)
+    )
+
+
+def _is_same_leaf(one: Any, other: Any) -> bool:
+    """Whether two values of one type that hold no others are the same."""
+    try:
+        # Equal times may still be two: the first and the second 02:30 of a night in autumn.
+        return bool(one == other) and getattr(one, "fold", 0) == getattr(other, "fold", 0)
+    except Exception:  # a signalling NaN, or an object that cannot be compared
+        return False
+
+
+def _path(place: _Place) -> str:
+    parts: list[str] = []
+    while place is not None:
+        place, name, is_field = place
+        parts.append(f".{name}" if is_field else f"[{name!r}]")
+    return "".join(reversed(parts))
 
 
 def fields_of(value: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from taskflow.calls import Call, RecordedCall, identify
 from taskflow.codec import canonical_json, encode_plain
 from taskflow.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
-from taskflow.identity import check_exact
+from taskflow.identity import exact_json
 from taskflow.records import EMIT, Recorded
 from taskflow.runs import FRAME, Frame
 
@@ -62,8 +62,9 @@ def emit(value: Any) -> Call[None]:
     frame = FRAME.get()
     if frame is None:
         raise NotInRun("emit")
+    payload = exact_json(value, "emit(): the value")
     try:
-        check_exact(value)
-        return EmitCall(frame, encode_plain(value), canonical_json([value]))
-    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise SerializationError(f"emit(): the value cannot be written as JSON: {error}") from error
+        canonical = canonical_json([value])
+    except Exception as error:  # sets have an order in it, and what they hold may have none
+        raise SerializationError(f"emit(): the value has no canonical form: {error}") from error
+    return EmitCall(frame, payload, canonical)

@@ -219,7 +219,7 @@ def _literal(args: list[Any]) -> str | None:
     """The arguments as a Python literal (tuples, bytes, int keys, …), if that is exact."""
     try:
         literal = repr(args)
-        return literal if difference(args, ast.literal_eval(literal), "") is None else None
+        return literal if difference(args, ast.literal_eval(literal)) is None else None
     except Exception:  # no literal, or a __repr__ of the user's
         return None
 

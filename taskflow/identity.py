@@ -12,10 +12,13 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Set
+from datetime import datetime, time, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
-from taskflow.codec import canonical_json, fields_of
+from msgspec import UNSET, Raw, Struct
+
+from taskflow.codec import NESTING_LIMIT, canonical_json, decode_plain, encode_plain, fields_of
 from taskflow.errors import SerializationError
 
 __all__ = (
@@ -25,8 +28,10 @@ __all__ = (
     "canonical_arguments",
     "check_exact",
     "check_id",
+    "exact_json",
     "fingerprint",
     "idempotency_key",
+    "key_json",
     "name_part",
     "run_digest",
     "signal_id",
@@ -57,6 +62,16 @@ def check_id(value: object, what: str) -> str:
         raise ValueError(f"a {what} takes at most {MAX_ID_BYTES} bytes of UTF-8, got {size}")
 
     return str(value)
+
+
+def key_json(key: object, what: str) -> bytes:
+    """JSON of what a key function gave; ``what`` says which. Raises TypeError or ValueError."""
+    if not isinstance(key, str):
+        raise TypeError(f"{what} must be text, got {key!r}")
+    try:
+        return encode_plain(str(key))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is text that UTF-8 can encode, got {key!r}") from error
 
 
 def run_digest(run_id: str) -> bytes:
@@ -160,7 +175,7 @@ def canonical_arguments(
             continue
         try:
             check_exact(value)
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # also of code of the user's
             raise _unfit(name, parameter, value, error) from error
         if kind not in JSON_TYPES:
             types = {} if types is None else types
@@ -171,7 +186,7 @@ def canonical_arguments(
     try:
         payload = canonical_json(arguments)
         return payload, b"" if types is None else canonical_json(types)
-    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
+    except Exception as error:  # also of code of the user's
         for parameter, value in arguments.items():
             try:
                 canonical_json(value)
@@ -194,11 +209,17 @@ def _types_of_members(several: Any) -> dict[str, str]:
     }
 
 
-def check_exact(value: Any) -> None:
-    """Raise ValueError for what msgspec would change silently: NaN, keys that are not text."""
+def check_exact(value: Any, depth: int = 1) -> None:
+    """Raise ValueError for what msgspec would change silently, or not read back everywhere.
+
+    NaN, keys that are not text, times that text does not tell apart, fields that are left out, and
+    too deep nesting.
+    """
     kind = type(value)
     if kind in SCALARS:
         return
+    if depth >= NESTING_LIMIT:  # arguments are members of an object themselves
+        raise ValueError(f"it holds itself, or is nested more than {NESTING_LIMIT} levels deep")
     if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"JSON has no {value}")
@@ -207,19 +228,59 @@ def check_exact(value: Any) -> None:
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r} is not text")
             if type(item) not in SCALARS:
-                check_exact(item)
+                check_exact(item, depth + 1)
     elif isinstance(value, Set):
         for member in value:
             if isinstance(member, Set):
                 raise ValueError("a set of sets has no order to write it in")
-            check_exact(member)
+            check_exact(member, depth + 1)
     elif names := fields_of(value):
+        if hasattr(kind, "__attrs_attrs__") and (private := _first_private(names)):
+            raise ValueError(f"the attribute {private} is private, and JSON would leave it out")
         for name in names:
-            check_exact(getattr(value, name, None))
+            member = getattr(value, name, None)
+            if member is UNSET and _omits_defaults(kind):
+                raise ValueError(f"JSON does not tell whether {name} is unset or its default")
+            check_exact(member, depth + 1)
     elif isinstance(value, list | tuple):
         for member in value:
             if type(member) not in SCALARS:
-                check_exact(member)
+                check_exact(member, depth + 1)
+    elif isinstance(value, datetime | time):
+        _check_time(value)
+    elif kind is Raw:
+        raise ValueError("it is JSON already, which nobody has checked")
+
+
+def exact_json(value: Any, what: str) -> bytes:
+    """JSON of a value that has no annotation; ``what`` says which.
+
+    Raises SerializationError where JSON cannot carry it, or not every Python would read it back.
+    """
+    try:
+        check_exact(value)
+        payload = encode_plain(value)
+        decode_plain(payload)
+    except Exception as error:  # also of code of the user's
+        raise SerializationError(f"{what} cannot be written as JSON: {error}") from error
+    return payload
+
+
+def _check_time(value: datetime | time) -> None:
+    offset = value.utcoffset()
+    if offset is None:
+        if value.fold:
+            raise ValueError("JSON has no fold: give it a time zone")
+    elif offset % timedelta(minutes=1):
+        raise ValueError(f"JSON has no time zone of {offset}, only of whole minutes")
+
+
+def _first_private(names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name.startswith("_")), None)
+
+
+def _omits_defaults(kind: type) -> bool:
+    return issubclass(kind, Struct) and kind.__struct_config__.omit_defaults
 
 
 def _unfit(name: str, parameter: str, value: object, error: BaseException) -> SerializationError:

@@ -23,7 +23,7 @@ from msgspec import structs
 
 from taskflow import failures, history
 from taskflow.clocks import Clock
-from taskflow.codec import Codec, decode_plain, decode_waits, encode_plain
+from taskflow.codec import Codec, decode_plain, decode_waits
 from taskflow.errors import (
     CheckpointCorrupt,
     RunNotFound,
@@ -35,7 +35,7 @@ from taskflow.errors import (
     UnknownWorkflow,
 )
 from taskflow.executions import Execution, RunHandle
-from taskflow.identity import check_exact, check_id, signal_id
+from taskflow.identity import check_id, exact_json, signal_id
 from taskflow.promises import uninterrupted
 from taskflow.records import (
     OUTCOMES,
@@ -257,7 +257,7 @@ class Runtime:
         check_id(name, "signal's name")
         if id is not None:
             check_id(id, "signal's id")
-        payload = _plain_payload(value, f"the signal {name!r}")
+        payload = exact_json(value, f"the signal {name!r}")
         await self._check_fit(service, thread_id, name, payload)
         task_id = signal_id(name, os.urandom(16).hex() if id is None else f"={id}")
         signal = Signal(thread_id, task_id, name, payload, service.clock.now())
@@ -790,21 +790,8 @@ def _claim_to(busy: ThreadBusy, claim: Claim) -> Claim:
 def _check_serving(service: Service, thread_id: str, run_id: str | None) -> None:
     if service.is_ending:
         raise RunUnfinished(
-            thread_id,
-            run_id or "",
-            "this runtime is being drained or closed, and begins nothing more",
+            thread_id, run_id or "", "this runtime is drained or closed, and begins nothing more"
         )
-
-
-def _plain_payload(value: object, what: str) -> bytes:
-    """JSON of a value that has no annotation. Raises SerializationError."""
-    try:
-        check_exact(value)
-        payload = encode_plain(value)
-        decode_plain(payload)
-    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise SerializationError(f"{what} cannot be written as JSON: {error}") from error
-    return payload
 
 
 def _store(store: Store | str | os.PathLike[str]) -> Store:

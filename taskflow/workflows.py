@@ -17,10 +17,10 @@ from typing import (
 )
 
 from taskflow.calls import Call, RecordedCall, identify
-from taskflow.codec import Codec, canonical_json, encode_plain
+from taskflow.codec import Codec, canonical_json
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
-from taskflow.identity import check_exact, fingerprint
+from taskflow.identity import exact_json, fingerprint
 from taskflow.retry import RetryPolicy
 from taskflow.runs import FRAME, Frame
 
@@ -89,7 +89,12 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
     ) -> None:
         arguments = definition.binder.bind(args, kwargs)
         self.input, _ = definition.input_codec.round_trip(arguments)
-        canonical = canonical_json(arguments)
+        try:
+            canonical = canonical_json(arguments)
+        except Exception as error:  # sets have an order in it, and what they hold may have none
+            raise SerializationError(
+                f"the arguments of {definition.name}() have no canonical form: {error}"
+            ) from error
         self.definition = definition
         self.fingerprint = fingerprint(definition.part, canonical)
         self.frame: Frame | None = FRAME.get()
@@ -183,11 +188,7 @@ def save(value: object) -> None:
             )
         )
 
-    try:
-        check_exact(value)
-        frame.run.saved = encode_plain(value)
-    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise SerializationError(f"the saved value cannot be recorded as JSON: {error}") from error
+    frame.run.saved = exact_json(value, "the saved value")
 
 
 @overload

@@ -84,6 +84,6 @@ def test_memory_does_not_grow_with_what_is_done(
 
     assert done.returncode == 0, done.stderr.decode()
     outcome = json.loads(done.stdout)
-    print(f"{often.scenario}: {count:,} done, {outcome['grown']:.1f} MiB more")
+    sys.stdout.write(f"{often.scenario}: {count:,} done, {outcome['grown']:.1f} MiB more\n")
     assert outcome["done"] == count
     assert outcome["grown"] < often.limit(count)
