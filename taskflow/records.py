@@ -301,6 +301,7 @@ class Claim(Struct, frozen=True):
     epoch: int | None = None  # only if nobody has claimed it since
     takes_over: bool = False  # nobody asked for it: its owner has died
     continues: bool = False  # only a run that is there
+    awaits: bool = False  # what comes of it elsewhere: a failure is its result, and not continued
 
     def new_row(self, number: int, sequence: int) -> RunRow:
         """The run that this claim begins."""

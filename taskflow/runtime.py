@@ -684,6 +684,7 @@ class Runtime:
                     raise
                 if error.same_run:
                     claim, is_known = _claim_to(error, claim), True
+                    claim = structs.replace(claim, awaits=True)
             row = await self._look_again(service, claim, next(looks))
             ended = row is not None and row.owner is None
             if ended and row and row.error and row.fingerprint == claim.fingerprint:

@@ -289,6 +289,13 @@ def decide(
         if known.status == RunStatus.SUCCESS:
             return "answer"
         _check_free(claim, known, is_gone, same_run=True)
+        if claim.awaits and known.status == RunStatus.ERROR:
+            raise ThreadBusy(
+                thread_id,
+                f"run {known.run_id!r} has failed elsewhere since it was looked at",
+                same_run=True,
+                run_id=known.run_id,
+            )
         return "continue"
 
     if claim.continues:
