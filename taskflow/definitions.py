@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from taskflow.cache import CachePolicy
 from taskflow.codec import Codec
 from taskflow.errors import SerializationError
-from taskflow.identity import Binder, name_part, where_of
+from taskflow.identity import Binder, check_id, is_text, name_part, where_of
 from taskflow.records import Durability
 from taskflow.retry import RetryPolicy
 
@@ -62,6 +62,7 @@ class Definition(Generic[P, R_co, T_co]):
         self.name = _default_name(fn) if name is None else name
         if not isinstance(self.name, str) or not self.name or self.name == "<lambda>":
             raise ValueError("a name is needed: name='…'")
+        check_id(self.name, "name of a task or workflow")
         if key is not None and not callable(key):
             raise TypeError(f"key is a function of the arguments, got {key!r}")
         if cache is not None and not isinstance(cache, CachePolicy):
@@ -71,6 +72,8 @@ class Definition(Generic[P, R_co, T_co]):
         if not isinstance(version, str | int):
             raise TypeError(f"version is text or a number, got {version!r}")
         self.version = str(version)
+        if not is_text(self.version):
+            raise ValueError(f"the version of {self.name} is text that UTF-8 can encode")
         self.where = where_of(fn)
         self.key = key
         if retry is not None and not isinstance(retry, RetryPolicy | Sequence):

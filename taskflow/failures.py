@@ -22,7 +22,8 @@ __all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "rec
 
 MARK = "__taskflow_mark__"
 MESSAGE_LIMIT = 10_000  # characters; what a rerun rebuilds has the same text cut at the same place
-EXPECTED = (TypeError, ValueError, RecursionError, NotImplementedError)
+GROUPS_LIMIT = 50  # groups in groups: deeper ones are told by their message alone
+MEMBERS_LIMIT = 100_000  # of all groups of one failure: a group may be a member again and again
 
 
 class Mark(Struct, frozen=True):
@@ -53,10 +54,13 @@ class Failure(Struct, omit_defaults=True):
     @staticmethod
     def parse(payload: bytes) -> Failure:
         """The failure of its JSON. Raises ValueError where it is none."""
-        fields = decode_plain(payload)
-        if not isinstance(fields, dict):
-            raise ValueError("not the record of a failure")
-        return Failure._of(fields)
+        try:
+            fields = decode_plain(payload)
+            if not isinstance(fields, dict):
+                raise ValueError("not the record of a failure")
+            return Failure._of(fields)
+        except RecursionError as error:
+            raise ValueError("groups of failures are nested too deep") from error
 
     @staticmethod
     def _of(fields: dict[str, Any]) -> Failure:
@@ -72,41 +76,45 @@ class Failure(Struct, omit_defaults=True):
 
 
 def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool = False) -> Failure:
-    """The recorded form of ``error``; ``ended_by`` names the recorded failures that caused it."""
-    kind = type(error)
-    attributes = {
-        name: value
-        for name, value in _attributes(error)
-        if name != MARK and type(name) is str and is_plain(name) and is_plain(value)
-    }
-    members = None
-    args: list[Any] | None = None
-    literal: str | None = None
-    if isinstance(error, BaseExceptionGroup):
-        members = [record(member) for member in error.exceptions]
-        message = _printable(error.message)
-    else:
-        message = _message(error)
-        args = list(_arguments(error))
-        if not is_plain(args):
-            literal = _literal(args)
-            args = None
-    return Failure(
-        type=f"{kind.__module__}:{kind.__qualname__}",
-        message=message[:MESSAGE_LIMIT],
-        args=args,
-        literal=literal,
-        attributes=attributes,
-        members=members,
-        ended_by=list(ended_by),
-        given_up=given_up,
-    )
+    """The recorded form of ``error``; ``ended_by`` names the recorded failures that caused it.
+
+    Whatever code of the user's does while it is asked: a failure must not be lost over that.
+    """
+    failure = _recorded(error, 0, [MEMBERS_LIMIT])
+    failure.ended_by = list(ended_by)
+    failure.given_up = given_up
+    return failure
+
+
+def _recorded(error: BaseException, depth: int, room: list[int]) -> Failure:
+    """The same for a member of groups in groups; ``room`` counts how many more may have members."""
+    failure = Failure(type=_type_name(type(error)), message=_message(error)[:MESSAGE_LIMIT])
+    try:
+        failure.attributes = {
+            name: value
+            for name, value in _attributes(error)
+            if name != MARK and type(name) is str and is_plain(name) and is_plain(value)
+        }
+        if not isinstance(error, BaseExceptionGroup):
+            args = list(_arguments(error))
+            if is_plain(args):
+                failure.args = args
+            else:
+                failure.literal = _literal(args)
+        elif depth < GROUPS_LIMIT and len(error.exceptions) <= room[0]:
+            failure.message = _printable(error.message)[:MESSAGE_LIMIT]
+            room[0] -= len(error.exceptions)
+            failure.members = [_recorded(each, depth + 1, room) for each in error.exceptions]
+    except Exception:  # the class and the message have to do
+        failure.args = failure.literal = failure.members = None
+        failure.attributes = {}
+    return failure
 
 
 def rebuild(failure: Failure) -> Exception:
     """The exception that a recorded failure stands for, or a TaskFailed in its place."""
-    kind = _class_of(failure.type)
     try:
+        kind = _class_of(failure.type)
         if kind is None:
             return TaskFailed(failure.type, failure.message)
         if failure.members is not None:
@@ -250,13 +258,17 @@ def _local_class(module_name: str, qualname: str) -> type[BaseException] | None:
     seen: set[type] = set()
     found = None
     while pending:
-        for child in pending.pop().__subclasses__():
+        for child in type.__subclasses__(pending.pop()):
             if child not in seen:
                 seen.add(child)
                 pending.append(child)
                 if child.__qualname__ == qualname and child.__module__ == module_name:
                     found = child
     return found
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    return _printable(f"{kind.__module__}:{kind.__qualname__}")
 
 
 def _message(error: BaseException) -> str:

@@ -28,9 +28,11 @@ __all__ = (
     "canonical_arguments",
     "check_exact",
     "check_id",
+    "check_text",
     "exact_json",
     "fingerprint",
     "idempotency_key",
+    "is_text",
     "key_json",
     "name_part",
     "run_digest",
@@ -50,28 +52,45 @@ def check_id(value: object, what: str) -> str:
 
     Raises TypeError or ValueError otherwise.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"a {what} is text, got {type(value).__qualname__}")
-    if not value or "\0" in value:
-        raise ValueError(f"a {what} is not empty and holds no NUL, got {value!r}")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a {what} is text that UTF-8 can encode, got {value!r}") from error
-    if size > MAX_ID_BYTES:
+    text = check_text(value, what)
+    if not text or "\0" in text:
+        raise ValueError(f"a {what} is not empty and holds no NUL, got {text!r}")
+    if (size := len(text.encode())) > MAX_ID_BYTES:
         raise ValueError(f"a {what} takes at most {MAX_ID_BYTES} bytes of UTF-8, got {size}")
 
-    return str(value)
+    return str(text)
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can encode it: lone surrogates are no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def key_json(key: object, what: str) -> bytes:
     """JSON of what a key function gave; ``what`` says which. Raises TypeError or ValueError."""
     if not isinstance(key, str):
         raise TypeError(f"{what} must be text, got {key!r}")
-    try:
-        return encode_plain(str(key))
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} is text that UTF-8 can encode, got {key!r}") from error
+    if not is_text(key):
+        raise ValueError(f"{what} is text that UTF-8 can encode, got {key!r}")
+
+    return encode_plain(str(key))
+
+
+def check_text(value: object, what: str) -> str:
+    """``value`` if it can be looked for among ids of any kind; ``what`` says which it is.
+
+    Raises TypeError or ValueError otherwise.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"a {what} is text, got {type(value).__qualname__}")
+    if not is_text(value):
+        raise ValueError(f"a {what} is text that UTF-8 can encode, got {value!r}")
+
+    return value
 
 
 def run_digest(run_id: str) -> bytes:

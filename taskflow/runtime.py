@@ -35,7 +35,7 @@ from taskflow.errors import (
     UnknownWorkflow,
 )
 from taskflow.executions import Execution, RunHandle
-from taskflow.identity import check_id, exact_json, signal_id
+from taskflow.identity import check_id, check_text, exact_json, signal_id
 from taskflow.promises import uninterrupted
 from taskflow.records import (
     OUTCOMES,
@@ -318,6 +318,8 @@ class Runtime:
         """
         service = self._open()
         check_id(thread_id, "thread id")
+        if run_id is not None:
+            check_text(run_id, "run id")
         return Subscription(service, thread_id, run_id, after, buffer)
 
     @contextlib.asynccontextmanager
@@ -417,6 +419,8 @@ class Runtime:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         name = workflow.name if isinstance(workflow, Workflow) else workflow
+        if name is not None:
+            check_text(name, "workflow's name")
         asked = None if status is None else RunStatus(status)
         rows = await self._store.runs(asked, name, before, limit)
         return await _in_turns(rows, _run_record)
@@ -440,6 +444,7 @@ class Runtime:
         """
         service = self._open()
         self._check_idle(check_id(thread_id, "thread id"))
+        check_text(task_id, "task id")
         if not await self._store.forget(thread_id, task_id, service.owner):
             raise RunNotFound(thread_id, f"recorded call {task_id!r}")
 
@@ -456,6 +461,7 @@ class Runtime:
         """
         self._open()
         self._check_idle(check_id(thread_id, "thread id"))
+        check_text(task_id, "task id")
         await history.replace(self._store, thread_id, task_id, value)
 
     async def fork(
@@ -482,7 +488,10 @@ class Runtime:
         check_id(to, "thread id")
         if isinstance(without, str):
             raise TypeError(f"without takes several task ids, got one text: [{without!r}]")
-        row = await self._store.fork(thread_id, run_id, to, list(without))
+        if run_id is not None:
+            check_text(run_id, "run id")
+        left_out = [check_text(each, "task id") for each in without]
+        row = await self._store.fork(thread_id, run_id, to, left_out)
         return _run_record(row)
 
     async def prune(
@@ -598,7 +607,7 @@ class Runtime:
 
     async def clear_cache(self, task_name: str) -> int:
         """Drop the results that a task's CachePolicy shares; how many there were."""
-        return await self._open().cache.clear(task_name)
+        return await self._open().cache.clear(check_text(task_name, "task's name"))
 
     async def _check_fit(self, service: Service, thread_id: str, name: str, payload: bytes) -> None:
         """Raise SerializationError where every open receive of that name is known to refuse it."""
@@ -775,6 +784,8 @@ class Runtime:
     async def _row(self, thread_id: str, run_id: str | None) -> RunRow:
         self._open()
         check_id(thread_id, "thread id")
+        if run_id is not None:
+            check_text(run_id, "run id")
         row = await self._store.run(thread_id, run_id)
         if row is None:
             raise RunNotFound(thread_id, "run" if run_id is None else f"run {run_id!r}")
