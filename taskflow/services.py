@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from contextvars import copy_context
 from functools import partial
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import anyio
 from msgspec import Struct
@@ -46,6 +46,8 @@ from taskflow.stores.base import Store
 
 __all__ = ("Service", "Settings")
 
+
+PATIENCE: Final = 1.0  # seconds that a process which never closed its runtime waits for threads
 
 # How a run may end here that others have continued, cancelled or deleted.
 UNSURPRISING = ThreadBusy, RunPaused, RunUnfinished, RunCancelled, RunNotFound, LeaseLost
@@ -400,20 +402,26 @@ class Service:
         self._background = [(self.loop.spawn(each.run), each) for each in background]
         self.loop.when_done(self._background[-1][0], self.journal.abandon)
         self._ready.set_result()
+        is_unclosed = False
         try:
             await self._closing.wait()
         except BaseException:
             # asyncio.run() and trio.run() cancel what is left when their main has ended.
-            self.is_closing = True
+            self.is_closing = is_unclosed = True
             self._unclosed()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._unwind()
+                await self._unwind(is_unclosed)
 
-    async def _unwind(self) -> None:
+    async def _unwind(self, is_unclosed: bool) -> None:
         executions = self._executing()
         for execution in executions:
             execution.cancel()
+        if is_unclosed:  # the process ends: it waits for no thread for long
+            with contextlib.suppress(asyncio.CancelledError), anyio.move_on_after(PATIENCE):
+                for execution in executions:
+                    await execution.ended.settled()
+            self.scheduler.threads.abandon()
         for execution in executions:
             self.loop.when_done(execution.task, execution.abandon)
             with contextlib.suppress(asyncio.CancelledError):

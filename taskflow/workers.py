@@ -30,6 +30,7 @@ class WorkerThreads:
         self._loop = loop
         self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
         self._closed = False
+        self._waited_for: set[Latch] = set()
 
     async def call(
         self,
@@ -54,14 +55,18 @@ class WorkerThreads:
 
         queue = self._idle.pop() if self._idle else self._start()
         queue.put(lambda: self._work(queue, work, ended))
-        with outside(), anyio.move_on_after(timeout) as scope:
-            try:
-                await ended.wait()
-            except BaseException:
-                if not scope.cancel_called:
-                    when_cancelled()
-                    await uninterrupted(ended)
-                raise
+        self._waited_for.add(ended)
+        try:
+            with outside(), anyio.move_on_after(timeout) as scope:
+                try:
+                    await ended.wait()
+                except BaseException:
+                    if not scope.cancel_called:
+                        when_cancelled()
+                        await uninterrupted(ended)
+                    raise
+        finally:
+            self._waited_for.discard(ended)
         if not outcome:
             raise TimedOut
         succeeded, value = outcome
@@ -73,6 +78,11 @@ class WorkerThreads:
             # The traceback would hold this frame, and this frame the exception.
             del value
             outcome.clear()
+
+    def abandon(self) -> None:
+        """Wait for no thread any more: everything that waits for one was cancelled before."""
+        for ended in self._waited_for:
+            ended.set_result()
 
     def close(self) -> None:
         """End the idle threads; those that still work end after it."""

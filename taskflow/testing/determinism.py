@@ -189,7 +189,7 @@ class Witness:
         if seen in self._seen or not self._is_workflows(frame):
             return
         self._seen.add(seen)
-        if code in self._allowed_codes:
+        if code in self._allowed_codes or code.co_name.startswith("<"):  # a comprehension
             return
         if _workflow_of(code) is not None:
             if rebound := _rebound_outside(code):
@@ -216,13 +216,13 @@ class Witness:
         elif not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
             if rebound := _rebound_outside(code):
                 self._note_effect(frame, f"rebinds {', '.join(rebound)}")
-            elif not code.co_name.startswith("<"):
+            else:
                 self._suspects[f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"] = None
 
     def _note_effect(self, frame: FrameType, effect: str) -> None:
         code = frame.f_code
         where = f"{code.co_name} ({_place(frame)})"
-        if code in self._allowed_codes:
+        if code in self._allowed_codes or code.co_name.startswith("<"):  # a comprehension
             return
         if _workflow_of(code) is not None or code.co_name.startswith("<"):
             # Tests count executions like this; it is no result yet.

@@ -52,9 +52,19 @@ class Judge:
         ]
         if problems:
             return problems
-        if plan.what and outcome.was_cut:
+        is_rerun = len(outcome.processes) == len(plan.cuts) + 1 > 1
+        if is_rerun and plan.cuts[-1][0].call == LAST:
             return self._compared_with_itself(outcome)
         return self._compared_with_undisturbed(outcome)
+
+    def is_another_choice(self, outcome: Outcome) -> bool:
+        """Whether its result may be another one because another call was first, and recorded so."""
+        has_contests = self._first.history.has_contests or outcome.history.has_contests
+        is_raised = isinstance(outcome.result, Raised) or isinstance(self._first.result, Raised)
+        return has_contests and not is_raised and not self._is_as_undisturbed(outcome)
+
+    def _is_as_undisturbed(self, outcome: Outcome) -> bool:
+        return self._is_same(self._first.result, outcome.result)
 
     def report(self, outcome: Outcome, problems: list[str], seed: int) -> str:
         """The same as a text for people."""
@@ -90,7 +100,7 @@ class Judge:
     def _compared_with_itself(self, outcome: Outcome) -> list[str]:
         """A rerun of which everything is recorded executes nothing, and ends as the first did."""
         plan, history = outcome.plan, outcome.history
-        payload = outcome.processes[0].result
+        payload = outcome.processes[-2].result
         assert payload is not None
         was = self._codec.decode(payload)
         reasons: dict[str, Callable[[], str]] = {
@@ -98,7 +108,8 @@ class Judge:
             "hold": partial(self._hold_reason, plan.held, history),
         }
         reason = reasons.get(plan.what, partial(self._unknown_reason, history))
-        executed = [task_id for task_id, process in history.executed if process == 2]
+        last = outcome.processes[-1].number
+        executed = [task_id for task_id, process in history.executed if process == last]
         if executed:
             return [
                 "a rerun of which everything was recorded executed "
@@ -119,7 +130,7 @@ class Judge:
         problems: list[str] = []
         if not (first.history.has_contests or history.has_contests):
             problems += self._other_calls(history)
-        if self._is_same(first.result, outcome.result):
+        if self._is_as_undisturbed(outcome) or self.is_another_choice(outcome):
             return problems
         problems.append(
             f"the undisturbed run ended with {_cut(first.result)}, and this one with "

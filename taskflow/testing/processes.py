@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-import anyio
 from msgspec import Struct, structs
 
 from taskflow.calls import RecordedCall, spelled_call
@@ -291,8 +290,8 @@ class Process:
                     is_held = self.reach(Point("await", call_id, frame.attempt, index), body)
                 try:
                     sent = yield awaited
-                    if is_held and self._is_asyncio and not self._is_dead:
-                        yield from anyio.sleep_forever().__await__()  # until it is cancelled
+                    if is_held and self._is_asyncio and not frame.run.unwinding:
+                        yield from self._buried.settled().__await__()  # until it is cancelled
                     step = body.send
                 except GeneratorExit:
                     context.run(body.close)

@@ -37,7 +37,6 @@ WAYS = {
 }
 # What whoever unwinds its loop still waits for.
 SLOW = {
-    "threads": "worker threads that are blocked",
     "locked": "a locked database, four times for as long as busy_timeout says",
 }
 UNWOUND = ("run", "raise", "exit", "interrupt", "thread", "trio")
