@@ -558,6 +558,8 @@ class Execution:
             self._error = error
             payload = failures.record(error).encode()
             return Finish(run.key, RunStatus.ERROR, self._keeper.clock.now(), error=payload)
+        if run.row.epoch > 1:  # another version of the code may have begun it
+            workflow.check_parameters(run.row.input)
         args, kwargs = workflow.decode_input(run.row.input)
         root = run.root()
         outcome = await attempt_all(RunBody(workflow, root.digest, args, kwargs), root)

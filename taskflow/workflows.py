@@ -17,7 +17,7 @@ from typing import (
 )
 
 from taskflow.calls import Call, RecordedCall, identify
-from taskflow.codec import Codec, canonical_json
+from taskflow.codec import Codec, canonical_json, decode_plain
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.identity import exact_json, fingerprint
@@ -71,6 +71,16 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
     def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a recorded input."""
         return self.binder.unbind(self.input_codec.decode(payload))
+
+    def check_parameters(self, payload: bytes) -> None:
+        """Raise SerializationError where a recorded input has arguments that are not taken."""
+        gone = decode_plain(payload).keys() - self.binder.signature.parameters.keys()
+        if gone:
+            raise SerializationError(
+                f"{self.name}() takes no parameter {', '.join(sorted(gone))}, and the recorded "
+                "input has one: continue the run with the code that began it, or give the new code "
+                "another name= or version="
+            )
 
 
 class WorkflowCall(Call[T_co], Generic[T_co]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from taskflow import (
     RunHandle,
     Runtime,
     SerializationError,
+    Store,
     current,
     previous,
     save,
@@ -483,3 +485,26 @@ async def test_a_handle_is_typed_by_its_workflow(runtime: Runtime) -> None:
 
     handle: RunHandle[str] = await runtime.start(greet(), thread_id="t")
     assert await handle.result() == "A"
+
+
+async def test_a_recorded_argument_is_never_left_out(make_store: Callable[[], Store]) -> None:
+    """A run is not continued by code that has no such parameter any more."""
+
+    @workflow(name="greet")
+    async def old(person: str) -> str:
+        raise ConnectionError(person)
+
+    @workflow(name="greet")
+    async def new(name: str = "nobody") -> str:
+        return name
+
+    store = make_store()
+    async with Runtime(store) as runtime:
+        with pytest.raises(ConnectionError):
+            await runtime.run(old("Ann"), thread_id="t")
+    async with Runtime(make_store(), workflows=[new]) as runtime:
+        with pytest.raises(SerializationError, match="takes no parameter person"):
+            await runtime.resume("t")
+    async with Runtime(make_store(), workflows=[old]) as runtime:
+        with pytest.raises(ConnectionError, match="Ann"):
+            await runtime.resume("t")
