@@ -660,9 +660,8 @@ class Model:
         """What a run that executes does now; whether that is anything."""
         is_stray = run.is_deleted or run.is_final or run.executor is not runtime
         before = len(run.calls), len(self.executed), len(run.waits)
-        stands = {key for key in self._standing(run) if key in self.closed}
         if is_stray:
-            if not stands or self._has_rung(run):
+            if not self.closed.issuperset(self._standing(run)) or self._has_rung(run):
                 # Its next commit is refused.
                 del runtime.executing[run.thread_id]
                 self._answer(run, (RAISES, "RunCancelled"), runtime)

@@ -99,12 +99,45 @@ def steps(depth: int) -> st.SearchStrategy[list[Any]]:
     return st.one_of(safe_steps("go"), failing, nested, arms())
 
 
-SCRIPTS = st.lists(st.one_of(steps(2), st.just(["save"])), min_size=1, max_size=4)
+# Small ones in which a lot may happen.
+WELL_KNOWN: list[Any] = [
+    [["add", 1], ["add", 2], ["add", 3]],
+    [["previous"], ["add", 1], ["save"], ["add", 2]],
+    [["previous"], ["note", "x"], ["note", "y"], ["note", "x"], ["add", 1]],
+    [["fan", [1, 2, 3]], ["add", 1], ["previous"]],
+    [["inner", False, [["add", 1], ["inner", False, [["add", 2], ["note", "x"]]]]], ["add", 3]],
+    [["inner", True, [["note", "x"], ["inner", False, [["flaky", "f", False]]]]], ["add", 1]],
+    [["add", 1], ["inner", False, [["add", 1], ["stubborn", "f", False]]], ["add", 2]],
+    [["flaky", "f", True], ["add", 1], ["flaky", "g", False], ["save"]],
+    [["receive", "go", "int", None], ["add", 1], ["receive", "go", "str", None]],
+    [["add", 1], ["receive", "go", "int", 200], ["receive", "go", "int", 200], ["add", 2]],
+    [["inner", False, [["receive", "go", "str", 2000], ["add", 1]]], ["sleep", 100], ["add", 1]],
+    [["sleep", 100], ["add", 1], ["sleep", 100], ["save"], ["sleep", 0.5]],
+    [
+        ["both", [["note", "left"], ["receive", "a", "int", 200], ["add", 1]], [["note", "right"]]],
+        ["add", 1],
+    ],
+    [
+        [
+            "both",
+            [["note", "left"], ["add", 1], ["sleep", 100], ["add", 2]],
+            [["note", "right"], ["receive", "b", "str", None], ["add", 3]],
+        ]
+    ],
+]
+SCRIPTS = st.one_of(
+    st.sampled_from(WELL_KNOWN),
+    st.sampled_from(WELL_KNOWN),
+    st.lists(st.one_of(steps(2), st.just(["save"])), min_size=1, max_size=4),
+)
 
 
 def has_threads(machine: Machine) -> bool:
     """Whether there is anything to ask about."""
     return bool(machine.model.threads)
+
+
+PRUNED = st.sets(st.sampled_from(["success", "cancelled", "error", "paused"]), min_size=1)
 
 
 class Machine(RuleBasedStateMachine):
@@ -450,10 +483,11 @@ class Machine(RuleBasedStateMachine):
         wait: bool = False,
         starts: bool = False,
         stops: bool = False,
+        thread_id: str | None = None,
     ) -> None:
         """Run a workflow; with ``stops`` up to one of its bodies, which stands still."""
         self.pass_deadlines()
-        thread_id = self.thread(data)
+        thread_id = thread_id or self.thread(data)
         workflow, script = self.call(thread_id, data)
         wait = wait and not starts
 
@@ -560,17 +594,24 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(has_threads)
     @rule(number=runtimes, data=st.data())
-    def cancel(self, number: int, data: st.DataObject) -> None:
-        thread_id = self.thread(data)
+    def end(self, number: int, data: st.DataObject) -> None:
+        """A run is ended, or what has ended is deleted."""
+        end = data.draw(st.sampled_from(["cancel", "cancel", "prune", "prune", "delete"]), "end")
+        self.pass_deadlines()
+        if end == "prune":
+            self.prune(number, data)
+        elif end == "cancel":
+            self.cancel(number, self.thread(data))
+        else:
+            self.delete(number, self.thread(data))
+
+    def cancel(self, number: int, thread_id: str) -> None:
         self.ask(
             lambda: self.stage.runtimes[number].cancel(thread_id),
             lambda _: self.model.cancel(self.model.runtimes[number], thread_id),
         )
 
-    @precondition(has_threads)
-    @rule(number=runtimes, data=st.data())
-    def delete(self, number: int, data: st.DataObject) -> None:
-        thread_id = self.thread(data)
+    def delete(self, number: int, thread_id: str) -> None:
         self.ask(
             lambda: self.stage.runtimes[number].delete(thread_id),
             lambda _: self.model.delete(self.model.runtimes[number], thread_id),
@@ -585,36 +626,59 @@ class Machine(RuleBasedStateMachine):
         return run, path, self.ids[str(run.run_id), path]
 
     @precondition(has_threads)
-    @rule(number=runtimes, data=st.data())
-    def forget(self, number: int, data: st.DataObject) -> None:
+    @rule(number=runtimes, replaces=st.booleans(), reruns=st.booleans(), data=st.data())
+    def change(self, number: int, replaces: bool, reruns: bool, data: st.DataObject) -> None:
+        """A recorded call is forgotten or replaced; then its run may be run again."""
         self.pass_deadlines()
         thread_id = self.thread(data)
+        if replaces:
+            self.replace(number, thread_id, data)
+        else:
+            self.forget(number, thread_id, data)
+        if reruns:
+            self.begin(number, data, thread_id=thread_id)
+
+    def forget(self, number: int, thread_id: str, data: st.DataObject) -> None:
         run, path, task_id = self.recorded(thread_id, data)
         self.ask(
             lambda: self.stage.runtimes[number].forget(thread_id, task_id),
             lambda _: self.model.forget(self.model.runtimes[number], thread_id, run, path),
         )
 
-    @precondition(has_threads)
-    @rule(number=runtimes, value=st.integers(50, 52), data=st.data())
-    def replace(self, number: int, value: int, data: st.DataObject) -> None:
-        self.pass_deadlines()
-        thread_id = self.thread(data)
+    def replace(self, number: int, thread_id: str, data: st.DataObject) -> None:
         run, path, task_id = self.recorded(thread_id, data)
-        known: Any = value
+        value: Any = data.draw(st.integers(50, 52), "value")
         if run is not None:
             name = run.calls[path].type or path[-1][0]
-            known = {"str": "new", "note": "new", "taskflow.sleep": None}.get(name, value)
+            value = {"str": "new", "note": "new", "taskflow.sleep": None}.get(name, value)
         self.ask(
-            lambda: self.stage.runtimes[number].replace(thread_id, task_id, known),
-            lambda _: self.model.replace(self.model.runtimes[number], thread_id, run, path, known),
+            lambda: self.stage.runtimes[number].replace(thread_id, task_id, value),
+            lambda _: self.model.replace(self.model.runtimes[number], thread_id, run, path, value),
         )
 
     @precondition(has_threads)
-    @rule(number=runtimes, to=st.sampled_from(THREADS), data=st.data())
-    def fork(self, number: int, to: str, data: st.DataObject) -> None:
+    @rule(
+        number=runtimes,
+        other=runtimes,
+        to=st.sampled_from(THREADS),
+        forks=st.booleans(),
+        reruns=st.booleans(),
+        data=st.data(),
+    )
+    def copy(
+        self, number: int, other: int, to: str, forks: bool, reruns: bool, data: st.DataObject
+    ) -> None:
+        """A thread is copied to another one; then that may be run."""
         self.pass_deadlines()
         thread_id = self.thread(data)
+        if forks:
+            self.fork(number, thread_id, to, data)
+        else:
+            self.move(number, other, thread_id, to)
+        if reruns:
+            self.begin(other, data, thread_id=to)
+
+    def fork(self, number: int, thread_id: str, to: str, data: st.DataObject) -> None:
         runs = self.model.threads.get(thread_id, [])
         run = data.draw(st.sampled_from(runs), "run") if runs else None
         names_it = run is None or run is not runs[-1] or data.draw(st.booleans(), "by its id")
@@ -635,11 +699,8 @@ class Machine(RuleBasedStateMachine):
 
         self.ask(ask, lambda _: self.model.fork(run, thread_id, to, paths, unknown))
 
-    @precondition(has_threads)
-    @rule(number=runtimes, other=runtimes, to=st.sampled_from(THREADS), data=st.data())
-    def move(self, number: int, other: int, to: str, data: st.DataObject) -> None:
+    def move(self, number: int, other: int, thread_id: str, to: str) -> None:
         """Exported by one runtime, imported by another one."""
-        thread_id = self.thread(data)
 
         async def ask() -> Any:
             lines = [line async for line in self.stage.runtimes[number].export(thread_id)]
@@ -647,15 +708,9 @@ class Machine(RuleBasedStateMachine):
 
         self.ask(ask, lambda _: self.model.adopt(thread_id, to))
 
-    @precondition(has_threads)
-    @rule(
-        number=runtimes,
-        keep_last=st.integers(0, 2),
-        statuses=st.sets(st.sampled_from(["success", "cancelled", "error", "paused"]), min_size=1),
-        data=st.data(),
-    )
-    def prune(self, number: int, keep_last: int, statuses: set[str], data: st.DataObject) -> None:
-        self.pass_deadlines()
+    def prune(self, number: int, data: st.DataObject) -> None:
+        statuses = data.draw(PRUNED, "statuses")
+        keep_last = data.draw(st.integers(0, 2), "keep last")
         ends = sorted({run.finished.to for run in self.model.runs() if run.finished is not None})
         before = data.draw(st.sampled_from([None, *ends]), "before")
         before = None if before is None else before + 0.001
