@@ -37,7 +37,7 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """What a test of faults draws from; it says the seed where it fails."""
     seed = request.config.getoption("--seed")
-    print(f"seed {seed}: repeat with --seed={seed}")
+    request.node.add_report_section("setup", "seed", f"repeat with --seed={seed}")
     return random.Random(f"{seed} {request.node.name}")
 
 

@@ -491,7 +491,9 @@ HOLDERS: list[Callable[[], Any]] = [
     lambda: (each for each in "ab"),
 ]
 
-odd = st.sampled_from(list(map(Held, ATOMS))) | st.sampled_from(HOLDERS).map(lambda make: Held(make()))
+odd = st.sampled_from(list(map(Held, ATOMS))) | st.sampled_from(HOLDERS).map(
+    lambda make: Held(make())
+)
 
 
 def _spoil(value: Any, other: Any, way: int) -> Any:
