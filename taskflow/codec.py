@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Any, Final, TypeAlias, Union, get_args, get_origin
 
 import msgspec
@@ -362,7 +363,7 @@ def difference(value: Any, decoded: Any) -> tuple[str, Any, Any] | None:
                 continue
             return _path(place), one, other
         if kind in LEAVES:
-            if one != other:
+            if one != other or (kind is float and not one and repr(one) != repr(other)):
                 return _path(place), one, other
             continue
         members = _members(one, other, place)
@@ -419,6 +420,8 @@ def _is_container(value: Any) -> bool:
 def _is_same_leaf(one: Any, other: Any) -> bool:
     """Whether two values of one type that hold no others are the same."""
     try:
+        if isinstance(one, Decimal):  # 1.0 equals 1.00, and 0 equals -0
+            return bool(one == other) and one.as_tuple() == other.as_tuple()
         # Equal times may still be two: the first and the second 02:30 of a night in autumn.
         return bool(one == other) and getattr(one, "fold", 0) == getattr(other, "fold", 0)
     except Exception:  # a signalling NaN, or an object that cannot be compared

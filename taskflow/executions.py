@@ -268,7 +268,8 @@ class Execution:
             return
         self.cancel()
         if self.round_over is not None:
-            await uninterrupted(self.round_over)
+            with contextlib.suppress(TaskflowError):  # who goes away need not hear how it ended
+                await uninterrupted(self.round_over)
 
     async def wait_begun(self, *, patient: bool = True) -> None:
         """Become one who waits, once the run is ours or answered.

@@ -18,7 +18,14 @@ from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct
 
-from taskflow.codec import NESTING_LIMIT, canonical_json, decode_plain, encode_plain, fields_of
+from taskflow.codec import (
+    NESTING_LIMIT,
+    canonical_json,
+    decode_plain,
+    difference,
+    encode_plain,
+    fields_of,
+)
 from taskflow.errors import SerializationError
 
 __all__ = (
@@ -254,8 +261,8 @@ def check_exact(value: Any, depth: int = 1) -> None:
                 raise ValueError("a set of sets has no order to write it in")
             check_exact(member, depth + 1)
     elif names := fields_of(value):
-        if hasattr(kind, "__attrs_attrs__") and (private := _first_private(names)):
-            raise ValueError(f"the attribute {private} is private, and JSON would leave it out")
+        if hasattr(kind, "__attrs_attrs__"):
+            _check_private(value)
         for name in names:
             member = getattr(value, name, None)
             if member is UNSET and _omits_defaults(kind):
@@ -294,8 +301,12 @@ def _check_time(value: datetime | time) -> None:
         raise ValueError(f"JSON has no time zone of {offset}, only of whole minutes")
 
 
-def _first_private(names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name.startswith("_")), None)
+def _check_private(value: Any) -> None:
+    """Raise ValueError for a private attribute of attrs that is not as it would be made."""
+    for attribute in type(value).__attrs_attrs__:
+        name = attribute.name
+        if name.startswith("_") and difference(getattr(value, name, None), attribute.default):
+            raise ValueError(f"the attribute {name} is private, and JSON would leave it out")
 
 
 def _omits_defaults(kind: type) -> bool:

@@ -38,6 +38,7 @@ from taskflow import (
     workflow,
 )
 from taskflow.records import Batch, Committed, RunStatus, SignalRow
+from taskflow.testing import WrappedStore
 
 pytestmark = pytest.mark.anyio
 
@@ -1417,3 +1418,33 @@ async def test_a_run_is_paused_and_woken_many_times(runtime: Runtime) -> None:
     await runtime.send("t", "said", -1)
 
     assert await result(handle) == sum(range(8)) + sum(range(100))
+
+
+class SlowToPause(WrappedStore):
+    """Stands still at the commit of a pause until it is told to go on."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.reached, self.goes_on = anyio.Event(), anyio.Event()
+
+    async def commit(self, batch: Batch) -> Committed:
+        if any(each.status == RunStatus.PAUSED for each in batch.finishes):
+            self.reached.set()
+            await self.goes_on.wait()
+        return await super().commit(batch)
+
+
+@on_asyncio
+async def test_who_is_cancelled_while_the_run_pauses_is_cancelled(
+    make_store: Callable[[], Store],
+) -> None:
+    """He is not told of the pause instead, which would make his own time limit no limit."""
+    store = SlowToPause(make_store())
+    async with Runtime(store) as runtime:
+        caller = asyncio.create_task(runtime.run(ask(), thread_id="t"))
+        await store.reached.wait()
+        caller.cancel()
+        await checkpoint()
+        store.goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await caller

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import itertools
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Coroutine, Set
@@ -301,8 +302,13 @@ KEYS = [
     each
     for each in SCALARS
     if each.annotation
-    in (str, int, float, bytes, datetime, date, time, timedelta, UUID, Decimal, Level, Mood, Number)
+    in (str, int, float, bytes, datetime, date, time, timedelta, UUID, Level, Mood, Number)
 ]
+# Keys are read back by way of numbers where they look like some, which loses the sign of "-0".
+signed = re.compile(r"-0+(E[+-]?\d+)?")
+KEYS.append(
+    Shape(Decimal, decimals.filter(lambda each: not signed.fullmatch(str(each)))),
+)
 
 
 def _listed(item: Shape) -> Shape:
@@ -366,7 +372,9 @@ def _records(draw: st.DrawFn, items: st.SearchStrategy[Shape]) -> Shape:
         made = msgspec.defstruct(name, defaults, **flags, **options)
     elif kind == "attrs":
         made = attrs.make_class(
-            name, {each: attrs.field(type=note) for each, note in notes.items()}, **flags
+            name,
+            {each: attrs.field(type=note or type(None)) for each, note in notes.items()},
+            **flags,
         )
     elif kind == "namedtuple":
         made, form = NamedTuple(name, list(notes.items())), "array"  # type: ignore[misc]
