@@ -25,6 +25,7 @@ from taskflow.definitions import Definition
 from taskflow.digests import DIGEST_SIZE
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.identity import are_immutable, canonical_arguments, key_json
+from taskflow.loops import outside
 from taskflow.promises import Promise
 from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs import FEW_CALLS, FRAME, Frame, Repeat, Tally
@@ -98,7 +99,8 @@ class Call(Coroutine[Any, Any, T_co]):
         from anyio import from_thread  # a fifth of importing taskflow, and few need it
 
         async def wait() -> T_co:
-            return await self
+            with outside().waiting():
+                return await self
 
         try:
             return from_thread.run(wait, token=loop.token)

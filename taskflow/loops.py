@@ -47,6 +47,15 @@ class Outside:
     def __exit__(self, *raised: object) -> None:
         self.count -= 1
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A thread that is counted waits for the loop meanwhile, and does nothing."""
+        self.count -= 1
+        try:
+            yield
+        finally:
+            self.count += 1
+
 
 class Counted(threading.local):
     """The counts of the loop that runs in this thread."""
@@ -68,7 +77,7 @@ def outside() -> Outside:
 
 def is_busy_outside() -> bool:
     """Whether a thread or process does something for the loop of this thread."""
-    return any(each.count for each in counted.all)
+    return any(each.count > 0 for each in counted.all)
 
 
 class Loop:

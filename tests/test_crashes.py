@@ -6,7 +6,9 @@ import asyncio
 import datetime
 import gc
 import logging
+import os
 import random
+import secrets
 import time
 import uuid
 from collections.abc import Callable
@@ -284,6 +286,31 @@ async def test_a_plain_function_with_an_effect_is_found(anyio_backend: str) -> N
     assert "changes ledger" in text
 
 
+async def test_an_effect_of_the_workflow_itself_is_noted(anyio_backend: str) -> None:
+    """It may be what a test counts by: it is told, and fails nothing."""
+    ledger: list[str] = []
+
+    @workflow
+    async def pay(order: str) -> str:
+        ledger.append(order)
+        return await fetch(order)
+
+    crashes = await crash_everywhere(lambda: pay("A1"))
+    assert "changes ledger with .append()" in str(crashes)
+
+
+async def test_a_def_workflow_is_cut_off_too(anyio_backend: str) -> None:
+    """Its thread waits for its calls in virtual time."""
+
+    @workflow
+    def plain(order: str) -> str:
+        return fetch(order * 100).result() + fetch("more").result()
+
+    began = time.monotonic()
+    await crash_everywhere(lambda: plain("A1"))
+    assert time.monotonic() - began < 60
+
+
 async def test_what_is_allowed_is_not_found(anyio_backend: str) -> None:
     """The author says that it is all right."""
     ledger: list[str] = []
@@ -312,6 +339,10 @@ async def test_what_is_allowed_is_not_found(anyio_backend: str) -> None:
         (lambda: str(random.random()), "random.random()"),
         (lambda: random.choice("abc"), "random.choice()"),
         (lambda: str(uuid.uuid4()), "uuid.uuid4()"),
+        (lambda: secrets.token_hex(), "secrets.token_hex()"),
+        (lambda: os.urandom(4).hex(), "os.urandom()"),
+        (lambda: str(random.Random().random()), "random.__init__()"),
+        (lambda: str(anyio.current_time()), "the event loop's time()"),
     ],
 )
 async def test_what_differs_from_run_to_run_is_found(
@@ -329,6 +360,22 @@ async def test_what_differs_from_run_to_run_is_found(
     assert "taskflow." in text
 
 
+@pytest.mark.parametrize(
+    ("look", "named"),
+    [(lambda: open(os.devnull).close() or "", "open()"), (lambda: str(os.getpid()), "getpid()")],
+)
+async def test_what_is_found_outside_is_no_argument(
+    anyio_backend: str, look: Callable[[], str], named: str
+) -> None:
+    """A file and the process are not recorded."""
+
+    @workflow
+    async def looking() -> str:
+        return await fetch(look())
+
+    assert f"calls {named}" in await failure(looking)
+
+
 async def test_recorded_values_and_a_seeded_generator_are_right(anyio_backend: str) -> None:
     """`now`, `random` and `uuid` are recorded, and a generator with a seed draws the same."""
 
@@ -341,7 +388,16 @@ async def test_recorded_values_and_a_seeded_generator_are_right(anyio_backend: s
     await crash_everywhere(drawn)
 
 
-@pytest.mark.parametrize("how", ["for", "comprehension", "list", "star", "map", "pop", "helper"])
+class Listing:
+    """Has the order of a set in a method."""
+
+    def of(self, names: set[str]) -> list[str]:
+        return list(names)
+
+
+@pytest.mark.parametrize("how", [
+    "for", "comprehension", "list", "star", "map", "pop", "helper", "method", "text", "tie", "hash",
+])  # fmt: skip
 async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None:
     """Another process may have another one: the error says where it was iterated over."""
 
@@ -364,6 +420,14 @@ async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None
             return await fetch.map([*unordered])
         if how == "pop":
             return [await fetch(unordered.pop())]
+        if how == "method":
+            return await fetch.map(Listing().of(unordered))
+        if how == "text":
+            return [await fetch(f"{unordered}")]
+        if how == "tie":
+            return await fetch.map(sorted(unordered, key=lambda name: name > ""))
+        if how == "hash":
+            return [await fetch(str(hash(names[0])))]
         if how == "helper":
             return await fetch.map(listed(unordered))
         return await fetch.map(unordered)

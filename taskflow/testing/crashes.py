@@ -237,6 +237,8 @@ class _Trials:
             # The loop may order what is concurrent otherwise, and the moment does not come.
             if outcome.was_cut or not plan.cuts or tries == TRIES:
                 break
+        for effect in outcome.witness.effects if outcome.witness else ():
+            self._notes[effect] = None
         assert self._judge is not None
         if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST[0]:
             self._notes[OTHER_CHOICE] = None

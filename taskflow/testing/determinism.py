@@ -7,6 +7,7 @@ taskflow is not looked into.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import dis
@@ -21,10 +22,13 @@ from collections.abc import Callable, Iterable
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final
 
+import anyio
+
 import taskflow
 from taskflow.calls import Call
 from taskflow.definitions import Definition, definitions_named
 from taskflow.runs import FRAME
+from taskflow.testing.virtual import AsyncioTime, VirtualClock
 
 __all__ = ("Witness", "closure_of", "is_users")
 
@@ -38,6 +42,13 @@ MUTATORS: Final = {
     "popleft", "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
 }  # fmt: skip
 CONTAINERS: Final = (list, dict, set, bytearray)
+# What is outside of the process, or differs between processes: names of builtin functions.
+OUTSIDE: Final = {"open", "getpid", "system", "listdir", "scandir"}
+SYSTEM: Final = {"io", "_io", "posix", "nt"}
+LOOP_TIMES: Final = {
+    asyncio.BaseEventLoop.time.__code__, anyio.current_time.__code__, VirtualClock.now.__code__,
+    AsyncioTime.now.__code__,
+}  # fmt: skip
 DRAWING: Final = {random.__file__: "random", uuid.__file__: "uuid", secrets.__file__: "secrets"}
 UNIQUE: Final = {"uuid1", "uuid4", "uuid6", "uuid7", "uuid8", "getnode"}
 SHARED_RANDOM: Final[object] = random.random.__self__  # type: ignore[attr-defined]
@@ -67,6 +78,7 @@ class Witness:
         self._allowed_codes = {getattr(each, "__code__", None) for each in self._allowed}
         self._findings: dict[str, None] = {}
         self._suspects: dict[str, None] = {}
+        self.effects: dict[str, None] = {}  # of the workflow's own code
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
         self._former: Any = None
@@ -92,6 +104,8 @@ class Witness:
             code = frame.f_code
             if code.co_filename in DRAWING:
                 self._drawn(frame)
+            elif code in LOOP_TIMES:
+                self._read_loop_time(frame)
             elif self._knows_as_users(code):
                 self._called(frame)
         elif event == "c_call" and self._knows_as_users(frame.f_code):
@@ -139,6 +153,22 @@ class Witness:
         if self._is_workflows(caller) and frame.f_code not in self._allowed_codes:
             self._find_drawing(caller, f"{module}.{name}()")
 
+    def _read_loop_time(self, frame: FrameType) -> None:
+        caller = frame.f_back
+        if (
+            caller is not None
+            and self._knows_as_users(caller.f_code)
+            and self._is_workflows(caller)
+        ):
+            self._find_clock(caller, "the event loop's time()")
+
+    def _find_clock(self, frame: FrameType, called: str) -> None:
+        self._findings[
+            f"{_name(frame)} calls {called} ({_place(frame)}) outside of tasks: it depends on the "
+            "time of day, and a rerun reads another one; use await taskflow.now(), which is "
+            "recorded, or read the clock in a task"
+        ] = None
+
     def _find_drawing(self, caller: FrameType, called: str) -> None:
         self._findings[
             f"{_name(caller)} calls {called} ({_place(caller)}) outside of tasks: a rerun draws "
@@ -163,14 +193,18 @@ class Witness:
             if self._is_workflows(frame) and function not in self._allowed:
                 self._find_drawing(frame, f"{'os' if name == 'urandom' else 'random'}.{name}()")
             return
+        elif name in OUTSIDE and function.__module__ in SYSTEM:
+            if self._is_workflows(frame) and function not in self._allowed:
+                self._findings[
+                    f"{_name(frame)} calls {name}() ({_place(frame)}) outside of tasks: what it "
+                    "finds is not recorded, and a rerun may find something else: do it in a task, "
+                    f"or pass allow=[{name}]"
+                ] = None
+            return
         else:
             return
         if self._is_workflows(frame) and function not in self._allowed:
-            self._findings[
-                f"{_name(frame)} calls {called} ({_place(frame)}) outside of tasks: it depends on "
-                "the time of day, and a rerun reads another one; use await taskflow.now(), which "
-                "is recorded, or read the clock in a task"
-            ] = None
+            self._find_clock(frame, called)
 
     def _mutates(self, frame: FrameType, container: object, name: str) -> None:
         """A list or the like is changed: does it outlive the run?"""
@@ -182,6 +216,12 @@ class Witness:
             outer = frame.f_locals if known in code.co_freevars else frame.f_globals
             if outer.get(known) is container:
                 self._note_effect(frame, f"changes {known} with .{name}()")
+                return
+        for held_by in ("self", "cls"):
+            owner = frame.f_locals.get(held_by)
+            for attribute, value in getattr(owner, "__dict__", {}).items():
+                if value is container and _is_global(owner, frame):
+                    self._note_effect(frame, f"changes {held_by}.{attribute} with .{name}()")
 
     def _called(self, frame: FrameType) -> None:
         code = frame.f_code
@@ -189,7 +229,7 @@ class Witness:
         if seen in self._seen or not self._is_workflows(frame):
             return
         self._seen.add(seen)
-        if code in self._allowed_codes or code.co_name.startswith("<"):  # a comprehension
+        if code in self._allowed_codes or _is_comprehension(code):
             return
         if _workflow_of(code) is not None:
             if rebound := _rebound_outside(code):
@@ -222,16 +262,30 @@ class Witness:
     def _note_effect(self, frame: FrameType, effect: str) -> None:
         code = frame.f_code
         where = f"{code.co_name} ({_place(frame)})"
-        if code in self._allowed_codes or code.co_name.startswith("<"):  # a comprehension
+        if code in self._allowed_codes or _is_comprehension(code):
             return
-        if _workflow_of(code) is not None or code.co_name.startswith("<"):
+        if _workflow_of(code) is not None or _is_comprehension(code):
             # Tests count executions like this; it is no result yet.
-            self._suspects[f"{where} {effect}, which outlives the run"] = None
+            effect = f"{where} {effect}, which outlives the run: every rerun does so again"
+            self._suspects[effect] = self.effects[effect] = None
             return
         self._findings[
             f"{where} is called by a workflow, {effect}, which outlives the run, and is no task: a "
             f"rerun does it again: decorate it with @task, or pass allow=[{code.co_name}]"
         ] = None
+
+
+def _is_comprehension(code: CodeType) -> bool:
+    return code.co_name.startswith("<") and code.co_name != "<lambda>"
+
+
+def _is_global(owner: object, frame: FrameType | None) -> bool:
+    """Whether an object is held by a module whose code executes."""
+    while frame is not None and is_users(frame.f_code):
+        if any(value is owner for value in frame.f_globals.values()):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _name(frame: FrameType) -> str:

@@ -103,11 +103,11 @@ class Judge:
         payload = outcome.processes[-2].result
         assert payload is not None
         was = self._codec.decode(payload)
-        reasons: dict[str, Callable[[], str]] = {
-            "set order": partial(self._set_order_reason, outcome),
-            "hold": partial(self._hold_reason, plan.held, history),
-        }
-        reason = reasons.get(plan.what, partial(self._unknown_reason, history))
+        reason: Callable[[], str] = partial(self._unknown_reason, history)
+        if outcome.order is not None and outcome.order.places:
+            reason = partial(self._set_order_reason, outcome.order.places)
+        elif plan.what == "hold":
+            reason = partial(self._hold_reason, plan.held, history)
         last = outcome.processes[-1].number
         executed = [task_id for task_id, process in history.executed if process == last]
         if executed:
@@ -202,11 +202,10 @@ class Judge:
             text += "\n  outside of tasks the workflow used:\n    " + "\n    ".join(self._suspects)
         return text
 
-    def _set_order_reason(self, outcome: Outcome) -> str:
-        places = outcome.order.places if outcome.order else []
+    def _set_order_reason(self, places: list[str]) -> str:
         return (
-            "it depends on the order of a set, which is another one in another process: "
-            f"{', '.join(places) or 'a set'}: iterate over sorted(…), or use a list or a dict"
+            "it depends on the order of a set, or on a hash, and another process has another one "
+            f"({', '.join(places)}): iterate over sorted(…), or use a list or a dict"
         )
 
     def _hold_reason(self, held: str, history: History) -> str:

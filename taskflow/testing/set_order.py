@@ -11,7 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from taskflow.definitions import definitions_of
@@ -21,9 +21,16 @@ __all__ = ("OtherSetOrder",)
 
 ORDER: Final = "__taskflow_other_order__"
 LAST: Final = "__taskflow_other_last__"
+SEED: Final = "__taskflow_other_seed__"
 # Functions that give what they are given in its order, and methods that do.
-ORDERED: Final = {"list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict"}
-ORDERED_METHODS: Final = {"join", "extend", "map", "fromkeys", "chain"}
+ORDERED: Final = {
+    "list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict", "max", "min",
+    "sorted", "sum", "reduce", "chain", "deque",
+}  # fmt: skip
+ORDERED_METHODS: Final = {"join", "extend", "map", "fromkeys", "chain", "reduce", "deque"}
+# Functions that give something else in another process, or show a set.
+SEEDED: Final = {"hash", "str", "repr"}
+OTHER_SEED: Final = 0x5BD1E995
 PLAIN: Final = (int, float, bool)  # whose hash is the same in every process
 
 
@@ -50,6 +57,7 @@ class OtherSetOrder:
             fn.__code__ = code
             fn.__globals__.pop(ORDER, None)
             fn.__globals__.pop(LAST, None)
+            fn.__globals__.pop(SEED, None)
 
     def _change(self, fn: FunctionType, done: set[FunctionType]) -> None:
         """Compile ``fn``, and the functions of the user's that it names, with sets reordered."""
@@ -66,13 +74,13 @@ class OtherSetOrder:
         fn.__code__ = code
         fn.__globals__[ORDER] = self.of
         fn.__globals__[LAST] = self.pop
+        fn.__globals__[SEED] = self.seeded
 
     def of(self, value: Any, place: str) -> Any:
         """``value``, or, if it is a set whose order may differ, its members in another order."""
         if not isinstance(value, set | frozenset) or not _is_arbitrary(value):
             return value
-        if place not in self.places:
-            self.places.append(place)
+        self._note(place)
         return list(value)[::-1]
 
     def pop(self, value: Any, place: str) -> Any:
@@ -83,16 +91,39 @@ class OtherSetOrder:
         value.remove(last)
         return last
 
+    def seeded(self, value: Any, function: Any, place: str) -> Any:
+        """What ``function``, which is hash, str or repr, gives for ``value`` elsewhere."""
+        if function is hash and isinstance(value, str | bytes):
+            self._note(place)
+            return hash(value) ^ OTHER_SEED
+        ordered = self.of(value, place)
+        if ordered is value or function not in (str, repr):
+            return function(value)
+        text = f"{{{', '.join(map(repr, ordered))}}}"
+        return text if isinstance(value, set) else f"frozenset({text})"
+
+    def _note(self, place: str) -> None:
+        if place not in self.places:
+            self.places.append(place)
+
 
 def _is_arbitrary(value: set[Any] | frozenset[Any]) -> bool:
     return len(value) > 1 and not all(isinstance(each, PLAIN) for each in value)
 
 
 def _functions_in(fn: FunctionType) -> Iterator[FunctionType]:
+    """The functions that it may call: by name, or as methods and attributes of what it names."""
     held = {**fn.__globals__, **closure_of(fn)}
-    for name in (*fn.__code__.co_names, *fn.__code__.co_freevars):
-        if isinstance(value := held.get(name), FunctionType):
+    code = fn.__code__
+    for name in (*code.co_names, *code.co_freevars):
+        value = held.get(name)
+        if isinstance(value, FunctionType):
             yield value
+            continue
+        holder = value if isinstance(value, type | ModuleType) else type(value)
+        for attribute in code.co_names:
+            if isinstance(found := vars(holder).get(attribute), FunctionType):
+                yield found
 
 
 def _reordered(fn: FunctionType) -> CodeType | None:
@@ -166,6 +197,9 @@ class _Reorder(ast.NodeTransformer):
         called = node.func
         if isinstance(called, ast.Attribute) and called.attr == "pop" and not node.args:
             return ast.copy_location(self._call(LAST, called.value), node)
+        if isinstance(called, ast.Name) and called.id in SEEDED and len(node.args) == 1:
+            function = ast.Name(called.id, ast.Load())
+            return ast.copy_location(self._call(SEED, node.args[0], function), node)
         is_ordered = (isinstance(called, ast.Name) and called.id in ORDERED) or (
             isinstance(called, ast.Attribute) and called.attr in ORDERED_METHODS
         )
@@ -175,12 +209,20 @@ class _Reorder(ast.NodeTransformer):
             ]
         return node
 
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        node = self._visited(node)
+        if node.format_spec is None and node.conversion in (-1, ord("s"), ord("r")):
+            function = ast.Name("str" if node.conversion != ord("r") else "repr", ast.Load())
+            node.value, node.conversion = self._call(SEED, node.value, function), -1
+        return node
+
     def _visited(self, node: Any) -> Any:
         return self.generic_visit(node)
 
     def _ordered(self, value: ast.expr) -> ast.expr:
         return ast.copy_location(self._call(ORDER, value), value)
 
-    def _call(self, name: str, value: ast.expr) -> ast.expr:
+    def _call(self, name: str, value: ast.expr, *more: ast.expr) -> ast.expr:
         place = ast.Constant(f"{self._path}:{value.lineno}")
-        return ast.Call(ast.Name(name, ast.Load()), [value, place], [])
+        called = ast.Call(ast.Name(name, ast.Load()), [value, *more, place], [])
+        return ast.copy_location(called, value)

@@ -43,7 +43,7 @@ import anyio.to_thread
 from taskflow.clocks import Clock, present
 from taskflow.loops import is_busy_outside
 
-__all__ = ("VirtualClock",)
+__all__ = ("AsyncioTime", "VirtualClock")
 
 LONGEST_PAUSE: Final = 6 * 3600.0  # seconds between looks at what others do, when nothing happens
 QUIET: Final = 3  # rounds of the loop in which nothing was scheduled
@@ -92,7 +92,7 @@ class VirtualClock(Clock):
         except RuntimeError:
             self._time = _TrioTime(self._grace)
         else:
-            self._time = _AsyncioTime(loop, self._grace)
+            self._time = AsyncioTime(loop, self._grace)
         self._began = self._time.now()
         self._time.begin()
         present.clock = self
@@ -119,7 +119,7 @@ class VirtualClock(Clock):
         return min(interval * 2.0 ** min(looks - 1, 64), longest)
 
 
-class _AsyncioTime:
+class AsyncioTime:
     """The time of an asyncio loop: it stands still while anything executes.
 
     Whatever is to execute is scheduled with ``call_soon`` or ``call_at``; both are watched. When
