@@ -59,6 +59,7 @@ OTHER_CHOICE: Final = (
     "race() or as_completed() chose otherwise in some passes; those were compared with a rerun of "
     "their own"
 )
+TRIES_ALONE: Final = 20  # of a pass that is to be repeated, where the loop may order it otherwise
 TRIES: Final = 3  # to cut a run off at a moment
 # A process that has recorded everything but the end of the run: the next one executes nothing.
 AT_LAST: Final[tuple[tuple[Point, Mode], ...]] = ((Point("commit", LAST), "drop"),)
@@ -202,6 +203,8 @@ class _Trials:
                 known = ", ".join(repr(each.key) for each in (*looks, *plans, *holds)[:100])
                 raise ValueError(f"there is no pass {only!r}; there are {known}")
             looks, plans, holds = chosen, [], []
+            if not on_asyncio():  # trio draws the order of what is concurrent
+                looks *= TRIES_ALONE
         asked = 1 + len(looks) + len(plans) + len(holds)
         holds = _drawn(holds, max(1, most // 4), rng)
         plans = _drawn(plans, max(0, most - 1 - len(looks) - len(holds)), rng)
