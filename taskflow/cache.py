@@ -68,8 +68,8 @@ class Cache:
         """The payload that is shared under ``key``; a damaged one is as good as none."""
         for entry in await self._store.cached(task_name, [key], now):
             # By what was asked for: an index that is damaged may give the entry of another key.
-            expected = _checksum(task_name, key, entry.payload)
             with contextlib.suppress(TypeError):  # a column holds what it cannot
+                expected = _checksum(task_name, key, entry.payload)
                 if fits(entry.checksum, expected, _expiry_checksum(entry.expires)):
                     return entry.payload
             logger.warning("a shared result of %s is damaged: it is computed anew", task_name)

@@ -18,7 +18,7 @@ import anyio
 from taskflow.loops import Loop
 from taskflow.promises import Latch, Promise, uninterrupted
 
-__all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time", "present")
+__all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time", "exact", "present")
 
 logger = logging.getLogger("taskflow")
 
@@ -58,6 +58,32 @@ class Clock:
     def pause(self, interval: float, looks: int) -> float:
         """Seconds to wait before one looks again at what others do, after ``looks`` in vain."""
         return interval
+
+
+class ExactClock(Clock):
+    """Somebody else's clock, which may give whole numbers: what is recorded is a float."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.longest_nap = getattr(clock, "longest_nap", LONGEST_NAP)
+
+    def now(self) -> float:
+        return float(self._clock.now())
+
+    def elapsed(self) -> float:
+        return float(getattr(self._clock, "elapsed", time.monotonic)())
+
+    def when_moved(self, callback: Callable[[], None]) -> None:
+        self._clock.when_moved(callback)
+
+    def pause(self, interval: float, looks: int) -> float:
+        pause: Callable[[float, int], float] = getattr(self._clock, "pause", super().pause)
+        return pause(interval, looks)
+
+
+def exact(clock: Clock) -> Clock:
+    """The same clock, of which only ``now`` and ``when_moved`` are needed."""
+    return clock if type(clock) is Clock else ExactClock(clock)
 
 
 class Ticker(Clock):

@@ -179,7 +179,7 @@ class Frame:
         self.is_task = is_task
         self.keeps = keeps  # it, or one around it, may be attempted again
         self.seen: set[bytes] | None = None  # the digests of the latest calls made here
-        self.many: Digests | None = None  # of those before them
+        self.many: Digests | None = None  # of those after them
         self.repeats: dict[bytes, Repeat] | None = None  # of the latest calls that were made again
         self.in_flight = 0
         self.holds_slot = False
@@ -205,12 +205,12 @@ class Frame:
         if seen is None:
             self.seen = {digest}
             return
-        seen.add(digest)
-        if len(seen) > FEW_CALLS:
-            if self.many is None:
-                self.many = Digests()
-            self.many.update(seen)
-            seen.clear()
+        if len(seen) < FEW_CALLS:
+            seen.add(digest)
+            return
+        if self.many is None:
+            self.many = Digests()
+        self.many.update((digest,))
 
     def repeat(self, name: str, first: bytes) -> Repeat:
         """The count of calls equal to the first one of that digest, which was made again."""

@@ -20,7 +20,7 @@ import anyio
 from msgspec import Struct
 
 from taskflow.cache import Cache
-from taskflow.clocks import Clock, present
+from taskflow.clocks import Clock, exact, present
 from taskflow.codec import decode_waits
 from taskflow.errors import (
     CheckpointCorrupt,
@@ -87,7 +87,7 @@ class Service:
         self.owner = os.urandom(8).hex()
         self.store = store
         self.settings = settings
-        self.clock = clock or present.clock or Clock()
+        self.clock = present.clock or Clock() if clock is None else exact(clock)
         self.loop: Loop = current_loop()
         self.feeds = Feeds(self.clock)
         self.scheduler = Scheduler(self.loop, settings.max_concurrency, self.clock)
@@ -232,7 +232,8 @@ class Service:
                 del executions[execution.thread_id]
         error = execution.error
         if isinstance(error, StoreError | LeaseLost) and not isinstance(error, CheckpointCorrupt):
-            self.doubt(execution.thread_id, execution.retry_time(self.clock.now()))
+            takeovers = 0 if execution.run is None else execution.run.row.takeovers
+            self.doubt(execution.thread_id, execution.retry_time(self.clock.now(), takeovers))
         if execution.is_automatic and not execution.is_awaited and error is not None:
             self._report(execution, error)
         if execution.thread_id in self._postponed:

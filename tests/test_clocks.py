@@ -311,3 +311,28 @@ async def test_many_sleeping_runs_wake_in_the_order_of_their_times(
         assert by_hours[8].status == "paused"
 
     assert woken == [1, 2, 3, 5]
+
+
+class WholeSeconds(Clock):
+    """A clock of somebody's who counts in whole numbers."""
+
+    def now(self) -> float:
+        return int(super().now())
+
+
+async def test_a_clock_may_give_whole_numbers(make_store: Callable[[], Store]) -> None:
+    """What is recorded is read back as it was, on every store."""
+
+    @task
+    async def work() -> str:
+        return "done"
+
+    @workflow
+    async def working() -> str:
+        await sleep(0)
+        return await work()
+
+    async with Runtime(make_store(), clock=WholeSeconds()) as runtime:
+        assert await runtime.run(working(), thread_id="t") == "done"
+        assert [each.value for each in await runtime.tasks("t")] == [None, "done"]
+        assert (await runtime.get("t")).result == "done"

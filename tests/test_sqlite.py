@@ -14,7 +14,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from taskflow import CheckpointCorrupt, Runtime, SchemaTooNew, SQLiteStore, StoreError, ThreadBusy
+from taskflow import (
+    CachePolicy,
+    CheckpointCorrupt,
+    Runtime,
+    SchemaTooNew,
+    SQLiteStore,
+    StoreError,
+    ThreadBusy,
+)
 from taskflow import task as task_
 from taskflow import workflow as workflow_
 from taskflow.stores.statements import SCHEMA
@@ -367,3 +375,37 @@ async def test_trio_is_told_which_store_to_use(tmp_path: Path) -> None:
     """SQLite's connections live in asyncio; the error says so."""
     with pytest.raises(StoreError, match="needs asyncio; on trio there is MemoryStore"):
         await SQLiteStore(tmp_path / "taskflow.db").open("owner")
+
+
+async def test_a_second_runtime_on_an_open_store_harms_nobody(tmp_path: Path) -> None:
+    """It is refused, and the first one goes on."""
+    store = SQLiteStore(tmp_path / "one.db")
+
+    @workflow_
+    async def working() -> str:
+        return "done"
+
+    async with Runtime(store) as first:
+        with pytest.raises(StoreError, match="is open already"):
+            await Runtime(store).open()
+        assert await first.run(working(), thread_id="t") == "done"
+
+
+async def test_a_shared_result_that_became_text_is_computed_anew(tmp_path: Path) -> None:
+    """A column of the cache that holds what was not written is as good as none."""
+    path = tmp_path / "cache.db"
+
+    @task_(cache=CachePolicy())
+    async def cost() -> int:
+        return 7
+
+    @workflow_
+    async def costing() -> int:
+        return await cost()
+
+    async with Runtime(path) as runtime:
+        await runtime.run(costing(), thread_id="first")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE cache SET payload = CAST(payload AS TEXT)")
+    async with Runtime(path) as runtime:
+        assert await runtime.run(costing(), thread_id="second") == 7

@@ -25,6 +25,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.clocks import boot_time
 from taskflow.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -265,3 +266,9 @@ async def test_a_lease_runs_out_in_virtual_time(
         began = clock.now()
         assert await other.run(working(), thread_id="t", wait=True) == "done"
         assert 20 < clock.now() - began < 100
+
+
+@pytest.mark.parametrize("place", ["sqlite-asyncio"])
+async def test_leases_in_virtual_time_are_not_behind_real_ones(clock: VirtualClock) -> None:
+    """A process in real time that looks at the same file takes nobody for dead."""
+    assert clock.elapsed() >= boot_time() - 1

@@ -123,7 +123,7 @@ class Store(Protocol):
     async def close(self, owner: str) -> None:
         """Give up the lease of ``owner``, and what is held open for it.
 
-        Does nothing where it is not open: a store that has failed to open is closed, too.
+        Does nothing where it is not open for ``owner``: who has failed to open it closes it, too.
         """
         ...
 

@@ -68,7 +68,8 @@ class FileLock:
                 self._fd = fd
                 self._acquire()
         except BaseException:
-            _unlock(self._fd)
+            with contextlib.suppress(OSError):  # it may be somebody else's by now
+                _unlock(self._fd)
             raise
 
     def _acquire(self) -> None:

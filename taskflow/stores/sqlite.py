@@ -205,13 +205,12 @@ class SQLiteStore:
         self._lease_thread.start()
 
     async def close(self, owner: str) -> None:
-        if self._writer is None:
+        if self._writer is None or owner != self._owner:
             return
         self._lease_end.set()
         _serving.discard(owner)
-        with contextlib.suppress(
-            StoreError
-        ):  # the file may be full or gone: the lock tells as much
+        # The file may be full or gone: the lock tells as much.
+        with contextlib.suppress(StoreError):
             await self._trip(self._writer, self._drop_lease)
         await self._close_all()
 

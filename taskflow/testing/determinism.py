@@ -141,14 +141,7 @@ class Witness:
             is_shared = generator is SHARED_RANDOM or isinstance(generator, random.SystemRandom)
             if not (is_shared or is_unseeded):
                 return  # one with a seed of its own
-        if module == "uuid" and name not in (
-            "uuid1",
-            "uuid4",
-            "uuid6",
-            "uuid7",
-            "uuid8",
-            "getnode",
-        ):
+        if module == "uuid" and name not in UNIQUE:
             return
         if self._is_workflows(caller) and frame.f_code not in self._allowed_codes:
             self._find_drawing(caller, f"{module}.{name}()")

@@ -28,6 +28,7 @@ from taskflow.stores.memory import MemoryStore
 from taskflow.testing.determinism import Witness
 from taskflow.testing.processes import PROCESS, CutStore, Ears, History, Mode, Point, Process
 from taskflow.testing.set_order import OtherSetOrder
+from taskflow.testing.wrapped import WrappedStore
 from taskflow.workflows import WorkflowCall
 
 __all__ = ("Outcome", "Plan", "Raised", "Setting", "Trial")
@@ -182,7 +183,7 @@ class Trial:
             return
         if record.status != expected:
             outcome.problems.append(f"the run has ended, and its status is {record.status}")
-        path = getattr(store, "path", None)
+        path = getattr(_innermost(store), "path", None)
         if path is not None:
             with contextlib.closing(sqlite3.connect(path)) as db:
                 (verdict,) = db.execute("PRAGMA integrity_check").fetchone()
@@ -306,9 +307,16 @@ def _unwind(service: Service) -> None:
         execution.cancel()
 
 
+def _innermost(store: Store) -> Store:
+    """The store that others are wrapped around."""
+    while isinstance(store, WrappedStore):
+        store = store.inner
+    return store
+
+
 async def _abandon(store: Store, owner: str) -> None:
     """Let go of what a dropped process held, as the operating system does."""
-    abandon = getattr(store, "abandon", None)
+    abandon = getattr(_innermost(store), "abandon", None)
     if abandon is not None:
         await abandon()
     else:

@@ -40,7 +40,7 @@ from typing import Any, Final, Protocol
 import anyio
 import anyio.to_thread
 
-from taskflow.clocks import Clock, present
+from taskflow.clocks import Clock, boot_time, present
 from taskflow.loops import is_busy_outside
 
 __all__ = ("AsyncioTime", "VirtualClock")
@@ -82,6 +82,7 @@ class VirtualClock(Clock):
         self._grace = grace
         self._start = _ticks_up(time.time() if start is None else start)
         self._began = 0.0
+        self._booted = 0.0
         self._time: Time | None = None
 
     def __enter__(self) -> VirtualClock:
@@ -94,6 +95,7 @@ class VirtualClock(Clock):
         else:
             self._time = AsyncioTime(loop, self._grace)
         self._began = self._time.now()
+        self._booted = _ticks_up(boot_time())
         self._time.begin()
         present.clock = self
         return self
@@ -105,10 +107,15 @@ class VirtualClock(Clock):
 
     def now(self) -> float:
         """Seconds since 1970 (UTC)."""
-        return self._start + self.elapsed()
+        return self._start + self._passed()
 
     def elapsed(self) -> float:
-        """Seconds since it was entered. Raises RuntimeError before."""
+        """Seconds since the machine was started, as leases count them: those of real processes
+        on the same file are no later than those in virtual time.
+        """
+        return self._booted + self._passed()
+
+    def _passed(self) -> float:
         if self._time is None:
             raise RuntimeError("enter the VirtualClock first: with VirtualClock() as clock: …")
         return self._time.now() - self._began

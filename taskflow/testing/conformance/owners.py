@@ -86,6 +86,15 @@ class Owners(Fixtures):
         assert list(await store.cached("charge", ["key"], 0.0)) == [cached()]
         await store.close("second")
 
+    async def test_only_the_owner_that_has_opened_it_closes_it(self, store: Store) -> None:
+        """Somebody who was refused, and tidies up, takes it from nobody."""
+        await begin(store)
+
+        await store.close("somebody else")
+
+        assert await store.run("thread", None) is not None
+        await begin(store, thread_id="other")
+
     async def test_closing_what_is_not_open_does_nothing(
         self, make_store: Callable[[], Store]
     ) -> None:
