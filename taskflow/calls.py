@@ -513,10 +513,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         )
         failures.set_mark(error, mark)
         if original is not None:
-            error.__traceback__ = original.__traceback__
-            error.__cause__ = original.__cause__
-            error.__context__ = original.__context__
-            error.__suppress_context__ = original.__suppress_context__
+            failures.set_origin(error, original)
         return error
 
 

@@ -23,7 +23,7 @@ __all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "rec
 MARK = "__taskflow_mark__"
 MESSAGE_LIMIT = 10_000  # characters; what a rerun rebuilds has the same text cut at the same place
 GROUPS_LIMIT = 50  # groups in groups: deeper ones are told by their message alone
-MEMBERS_LIMIT = 100_000  # of all groups of one failure: a group may be a member again and again
+REPEATS_LIMIT = 10_000  # members of groups that are met again: a few can be told for ever
 
 
 class Mark(Struct, frozen=True):
@@ -80,14 +80,29 @@ def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool 
 
     Whatever code of the user's does while it is asked: a failure must not be lost over that.
     """
-    failure = _recorded(error, 0, [MEMBERS_LIMIT])
+    failure = _recorded(error, 0, _Groups())
     failure.ended_by = list(ended_by)
     failure.given_up = given_up
     return failure
 
 
-def _recorded(error: BaseException, depth: int, room: list[int]) -> Failure:
-    """The same for a member of groups in groups; ``room`` counts how many more may have members."""
+class _Groups:
+    """The groups that one failure consists of."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._repeats = 0
+
+    def may_tell(self, group: BaseExceptionGroup[BaseException], depth: int) -> bool:
+        """Whether the members of a group that deep may be told, maybe again."""
+        if id(group) in self._known:
+            self._repeats += len(group.exceptions)
+        self._known.add(id(group))
+        return depth < GROUPS_LIMIT and self._repeats <= REPEATS_LIMIT
+
+
+def _recorded(error: BaseException, depth: int, groups: _Groups) -> Failure:
+    """The same for a member of groups in groups."""
     failure = Failure(type=_type_name(type(error)), message=_message(error)[:MESSAGE_LIMIT])
     try:
         failure.attributes = {
@@ -101,10 +116,9 @@ def _recorded(error: BaseException, depth: int, room: list[int]) -> Failure:
                 failure.args = args
             else:
                 failure.literal = _literal(args)
-        elif depth < GROUPS_LIMIT and len(error.exceptions) <= room[0]:
+        elif groups.may_tell(error, depth):
             failure.message = _printable(error.message)[:MESSAGE_LIMIT]
-            room[0] -= len(error.exceptions)
-            failure.members = [_recorded(each, depth + 1, room) for each in error.exceptions]
+            failure.members = [_recorded(each, depth + 1, groups) for each in error.exceptions]
     except Exception:  # the class and the message have to do
         failure.args = failure.literal = failure.members = None
         failure.attributes = {}
@@ -177,6 +191,13 @@ def set_mark(error: BaseException, mark: Mark) -> None:
     error.__dict__[MARK] = mark
 
 
+def set_origin(error: BaseException, original: BaseException) -> None:
+    """Say on a rebuilt error what has led to the one that was raised."""
+    for name in ("__traceback__", "__cause__", "__context__", "__suppress_context__"):
+        # Not setattr: classes of users may be frozen.
+        BaseException.__setattr__(error, name, getattr(original, name))
+
+
 def extend_mark(error: BaseException, task_ids: list[str]) -> None:
     """Say on a marked error which other recorded failures come with it."""
     mark = mark_of(error)
@@ -210,7 +231,7 @@ def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
         if name not in members:
             error.__dict__[name] = value
         elif getattr(error, name, None) != value:
-            setattr(error, name, value)
+            BaseException.__setattr__(error, name, value)
 
 
 def _members(kind: type[BaseException]) -> set[str]:

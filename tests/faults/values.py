@@ -542,8 +542,11 @@ def carried_by_json(pair: tuple[Any, Any]) -> bool:
     return True
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all the way down; an int may have become the same float."""
+def same(one: Any, other: Any, *, in_order: bool = True) -> bool:
+    """Equal, and of the same types all the way down; an int may have become the same float.
+
+    ``in_order``: dictionaries have to have their keys in the same order too.
+    """
     pending = [(one, other)]
     while pending:
         one, other = pending.pop()
@@ -554,7 +557,7 @@ def same(one: Any, other: Any) -> bool:
             continue
         if kind is not type(other):
             return False
-        found = _parts(one), _parts(other)
+        found = _parts(one, in_order), _parts(other, in_order)
         if found[0] is None or found[1] is None:
             if _atom(one) != _atom(other):
                 return False
@@ -565,12 +568,13 @@ def same(one: Any, other: Any) -> bool:
     return True
 
 
-def _parts(value: Any) -> list[Any] | None:
+def _parts(value: Any, in_order: bool = True) -> list[Any] | None:
     kind = type(value)
     if isinstance(value, list | tuple) and not hasattr(kind, "_fields"):
         return list(value)
     if isinstance(value, dict):
-        return [*value, *value.values()]
+        keys = list(value) if in_order else sorted(value, key=_order)
+        return [*keys, *(value[key] for key in keys)]
     if isinstance(value, Set):
         return sorted(value, key=_order)
     if hasattr(kind, "_fields"):
