@@ -30,14 +30,13 @@ from taskflow.cli_commands import (
     explained,
     say,
 )
-from taskflow.cli_execution import DEFAULT_DB, opened
+from taskflow.cli_execution import DEFAULT_DB
 from taskflow.cli_inputs import UsageError, find_workflow
 from taskflow.cli_progress import FIRST_LINE, LINE_SPACING, LONGEST_SPACING, duration
 from taskflow.cli_report import as_json
 from taskflow.cli_waiting import app
 from taskflow.errors import TaskflowError
 from taskflow.records import RunStatus
-from taskflow.runtime import Runtime
 from taskflow.testing.replays import replay
 from taskflow.testing.verdicts import ReplayReport, RunReplay, Verdict
 from taskflow.workflows import Workflow
@@ -122,10 +121,8 @@ async def _checked(
     workflow: Workflow[..., Any, Any], db: str, exports: list[str], options: dict[str, Any]
 ) -> ReplayReport:
     """Raises UsageError for files that are none of what is needed, and what `replay` raises."""
-    if not exports:
-        async with opened(Runtime(db)) as runtime:
-            return await replay(runtime, workflow, **options)
-    histories = [sys.stdin.buffer if each == "-" else _Named(each) for each in exports]
+    given = exports or [db]
+    histories = [sys.stdin.buffer if each == "-" else _Named(each) for each in given]
     try:
         return await replay(histories, workflow, **options)
     except OSError as error:

@@ -444,7 +444,7 @@ class _Reader:
             line.attempts,
             line.started,
             line.finished,
-            checkpoint_checksum(seed, line.task_id, line.kind, payload)
+            checkpoint_checksum(seed, line.task_id, line.kind, payload, line.signal)
             | details_checksum(
                 line.parent_id,
                 line.name,

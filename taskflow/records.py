@@ -48,6 +48,7 @@ __all__ = (
     "Unrecord",
     "Wait",
     "checkpoint_checksum",
+    "covered_signal",
     "details_checksum",
     "fits",
     "run_checksum",
@@ -114,7 +115,8 @@ class Checkpoint(Struct, frozen=True, gc=False):
     def is_sound(self, seed: int) -> bool:
         """Whether it is what was written into the run of that `run_checksum`."""
         try:
-            expected = checkpoint_checksum(seed, self.task_id, self.kind, self.payload)
+            signal = covered_signal(self.checksum, self.signal)
+            expected = checkpoint_checksum(seed, self.task_id, self.kind, self.payload, signal)
             return fits(self.checksum, expected, self._details_checksum())
         except (TypeError, AttributeError, OverflowError):  # neither text nor bytes
             return False
@@ -488,13 +490,21 @@ class TaskRecord(Struct, frozen=True):
     error: str | None = None  # type and message
 
 
-def checkpoint_checksum(seed: int, task_id: str, kind: str, payload: bytes) -> int:
+def checkpoint_checksum(
+    seed: int, task_id: str, kind: str, payload: bytes, signal: str | None = None
+) -> int:
     """CRC-32 over all that a replay depends on; ``seed`` is `run_checksum` of thread and run."""
     if kind == ERROR:
         seed = ~seed & 0xFFFFFFFF
     elif kind != RESULT:
         seed = crc32(kind.encode(), seed)
-    return crc32(payload, crc32(task_id.encode(), seed))
+    checksum = crc32(payload, crc32(task_id.encode(), seed))
+    return checksum if signal is None else crc32(signal.encode(), checksum)
+
+
+def covered_signal(checksum: int, signal: str | None) -> str | None:
+    """The signal that a row's checksum covers: rows of the first two schemas cover none."""
+    return signal if checksum > COVERED else None
 
 
 def outcome_checksum(

@@ -56,6 +56,7 @@ from taskflow.records import (
     SignalRow,
     Wait,
     checkpoint_checksum,
+    covered_signal,
     details_checksum,
     run_checksum,
 )
@@ -406,7 +407,8 @@ class Run:
 
     def _verify(self, row: Recorded) -> None:
         try:
-            expected = checkpoint_checksum(self._seed, row.task_id, row.kind, row.payload)
+            signal = covered_signal(row.checksum, row.signal)
+            expected = checkpoint_checksum(self._seed, row.task_id, row.kind, row.payload, signal)
             is_sound = row.checksum & COVERED == expected
         except (TypeError, AttributeError):  # a column holds neither text nor bytes
             is_sound = False
@@ -718,7 +720,7 @@ class Run:
             attempts,
             started,
             finished,
-            checkpoint_checksum(self._seed, call_id, kind, payload)
+            checkpoint_checksum(self._seed, call_id, kind, payload, signal)
             | details_checksum(parent_id, name, arguments, attempts, started, finished, signal),
             signal,
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import sqlite3
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -1369,3 +1372,50 @@ async def test_native_groups_and_gather_of_asyncio() -> None:
     entry = await replayed(store, changed)
 
     assert (names(entry.executes), names(entry.ignores)) == (["notify"], ["ship"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, but for the index of a log that is in use."""
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.suffix != ".db-shm"}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("schema", [2, 3])
+async def test_a_file_is_left_as_it_is(tmp_path: Path, schema: int, anyio_backend: str) -> None:
+    """Not a byte changes, nothing comes beside it, and an older version may go on using it."""
+    path = tmp_path / "files" / "some.db"
+    path.parent.mkdir()
+
+    @workflow
+    async def working() -> str:
+        return "done"
+
+    async with Runtime(path) as runtime:
+        await runtime.run(working(), thread_id="t")
+    if schema == 2:
+        path.unlink()
+        script = Path(__file__).parent / "schemas" / "2.sql"
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(script.read_text())
+    before = contents(path.parent)
+
+    with contextlib.suppress(NothingToReplay):
+        assert (await replay(path, working)).is_unchanged
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_file_that_is_in_use_is_read_with_its_log(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    """What was committed a moment ago is among what is replayed."""
+
+    @workflow
+    async def working() -> str:
+        return "done"
+
+    async with Runtime(tmp_path / "some.db") as runtime:
+        await runtime.run(working(), thread_id="t")
+        before = contents(tmp_path)
+        assert (await replay(tmp_path / "some.db", working)).is_unchanged
+        assert contents(tmp_path) == before

@@ -70,6 +70,7 @@ from taskflow.records import (
     Signal,
     SignalRow,
     checkpoint_checksum,
+    covered_signal,
     details_checksum,
     run_checksum,
 )
@@ -407,7 +408,8 @@ def checksum_on(to: str, thread_id: str, row: CheckpointRow) -> int:
     """The checksum of a row when it stands on the thread ``to``. Raises CheckpointCorrupt."""
     each = row.verified(thread_id).checkpoint
     seed = run_checksum(to, row.run_id)
-    moved = checkpoint_checksum(seed, each.task_id, each.kind, each.payload)
+    signal = covered_signal(each.checksum, each.signal)
+    moved = checkpoint_checksum(seed, each.task_id, each.kind, each.payload, signal)
     return each.checksum & ~COVERED | moved
 
 

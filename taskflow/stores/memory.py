@@ -38,6 +38,7 @@ from taskflow.records import (
     Signal,
     SignalRow,
     checkpoint_checksum,
+    covered_signal,
     run_checksum,
 )
 from taskflow.stores.base import (
@@ -217,12 +218,13 @@ class MemoryStore:
             if row is None or row.checkpoint.kind not in OUTCOMES:
                 return False
             seed = run_checksum(thread_id, row.run_id)
+            signal = covered_signal(row.checkpoint.checksum, row.checkpoint.signal)
             checkpoint = structs.replace(
                 row.checkpoint,
                 kind=RESULT,
                 payload=payload,
                 checksum=row.checkpoint.checksum & ~COVERED
-                | checkpoint_checksum(seed, task_id, RESULT, payload),
+                | checkpoint_checksum(seed, task_id, RESULT, payload, signal),
             )
             rows[task_id] = structs.replace(row, checkpoint=checkpoint)
             _, *callers = self._calls_up_from(thread_id, task_id)

@@ -24,6 +24,7 @@ from taskflow.records import (
     RunRow,
     RunStatus,
     checkpoint_checksum,
+    covered_signal,
     run_checksum,
 )
 from taskflow.stores import statements as sql
@@ -68,7 +69,9 @@ def replace(db: sqlite3.Connection, thread_id: str, task_id: str, payload: bytes
         return False
 
     seed = run_checksum(thread_id, run_id)
-    checksum = checkpoint_checksum(seed, task_id, RESULT, payload)
+    former = db.execute(sql.SELECT_CHECKSUM, (thread_id, task_id)).fetchone()
+    signal = covered_signal(*former) if former else None
+    checksum = checkpoint_checksum(seed, task_id, RESULT, payload, signal)
     if not db.execute(sql.REPLACE_RESULT, (payload, checksum, thread_id, task_id)).rowcount:
         return False
     for each in callers:

@@ -255,6 +255,10 @@ FROM checkpoint LEFT JOIN run ON run.thread_id = checkpoint.thread_id
     AND run.run_id = checkpoint.run_id
 WHERE checkpoint.thread_id = ? AND checkpoint.task_id = ?
 """
+SELECT_CHECKSUM: Final = """
+SELECT checksum, signal FROM checkpoint WHERE thread_id = ? AND task_id = ?
+"""
+
 REPLACE_RESULT: Final = """
 UPDATE checkpoint SET kind = 'result', payload = ?, checksum = (checksum & ~0xFFFFFFFF) | ?
 WHERE thread_id = ? AND task_id = ? AND kind IN ('result', 'error')

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import tempfile
+import urllib.parse
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -13,13 +16,15 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from itertools import chain
 from typing import IO, Any, Final, TypeAlias, cast
 
 import anyio
+import anyio.to_thread
 from msgspec import Struct
 
+from taskflow.errors import StoreError
 from taskflow.history import read_exports
 from taskflow.records import CheckpointRow, RunRow, RunStatus
 from taskflow.runtime import Runtime
@@ -114,9 +119,7 @@ def _is_line(item: object) -> bool:
 async def _of_path(path: Path, wanted: Wanted) -> AsyncGenerator[RecordedRun]:
     beginning = _beginning(path)
     if beginning.startswith(SQLITE):
-        from taskflow.stores.sqlite import SQLiteStore  # SQLite and asyncio, where they are used
-
-        source = _of_own_store(SQLiteStore(path), wanted)
+        source = _of_copy(path, wanted)
     elif beginning.lstrip().startswith(b"{"):
         source = _of_lines(_lines_of(path), wanted)
     else:
@@ -124,6 +127,42 @@ async def _of_path(path: Path, wanted: Wanted) -> AsyncGenerator[RecordedRun]:
     async with aclosing(source):
         async for run in source:
             yield run
+
+
+async def _of_copy(path: Path, wanted: Wanted) -> AsyncGenerator[RecordedRun]:
+    """The runs of a database that is left as it is: processes of an older version may use it."""
+    from taskflow.stores.sqlite import SQLiteStore  # SQLite and asyncio, where they are used
+
+    with tempfile.TemporaryDirectory(prefix="taskflow-") as folder:
+        copy = os.path.join(folder, "copy.db")
+        await anyio.to_thread.run_sync(_copy, os.fspath(path), copy)
+        try:
+            store = SQLiteStore(copy, synchronous="NORMAL")
+            async with aclosing(_of_own_store(store, wanted)) as runs:
+                async for run in runs:
+                    yield run
+        except StoreError as error:
+            error.args = (str(error).replace(copy, os.fspath(path)),)
+            raise
+
+
+def _copy(path: str, copy: str) -> None:
+    """Copy a database with what is in its log, and leave nothing beside it. Raises StoreError."""
+    while True:
+        has_log = os.path.exists(f"{path}-wal")
+        # Where nobody has it open there is no log, and SQLite would make one to look at it.
+        options = "mode=ro" if has_log else "mode=ro&immutable=1"
+        address = f"file:{urllib.parse.quote(os.path.abspath(path))}?{options}"
+        try:
+            with (
+                closing(sqlite3.connect(address, uri=True)) as original,
+                closing(sqlite3.connect(copy)) as made,
+            ):
+                original.backup(made)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        if has_log or not os.path.exists(f"{path}-wal"):  # else somebody has begun to write
+            return
 
 
 def _beginning(path: Path) -> bytes:

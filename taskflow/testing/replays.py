@@ -35,7 +35,7 @@ Each run is copied into a store of its own in memory, and its workflow executed 
 be on any rerun: recorded calls answer from their records. No body of a task executes: a call that
 is not recorded is held for ever. When nothing moves any more, what the code has asked for is
 compared with what is recorded, and the run is cut off. Nothing is written to where the history
-comes from (a SQLite file gets the sign of life that every open runtime keeps in it).
+comes from: of a SQLite file a copy is read, so that an older version may go on using it.
 
 The body of the workflow itself executes, and those of workflows that it calls, as on every rerun:
 what it does outside of tasks, it does here too.

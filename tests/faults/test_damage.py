@@ -260,6 +260,8 @@ def test_one_byte_changed_in_a_row_of_a_larger_file(
         "checkpoint SET arguments = '{}' WHERE name = 'label'",
         "checkpoint SET attempts = 7, started = 1.0, finished = 1e9 WHERE name = 'label'",
         "checkpoint SET task_id = 'word:1' WHERE kind = 'signal' AND name = 'word'",
+        "checkpoint SET signal = 'other:1' WHERE signal IS NOT NULL",
+        "checkpoint SET signal = NULL WHERE signal IS NOT NULL",
         "run SET sequence = sequence + 1 WHERE thread_id = 'finished'",
         "run SET epoch = 9, created = 1.0, started = 1.0, finished = 1e9",
     ],
