@@ -32,6 +32,18 @@ def said(arguments: Any) -> str:
     return json.dumps(arguments)
 
 
+class Numbers:
+    """Counts on from nought, and can be copied with everything else."""
+
+    def __init__(self, step: int) -> None:
+        self._last = 0
+        self._step = step
+
+    def __next__(self) -> int:
+        self._last += self._step
+        return self._last
+
+
 @dataclass
 class Moment:
     """When something happened: between these two."""
@@ -398,8 +410,8 @@ class Model:
         self.slack = 0.0  # seconds within which what began in it has happened
         self.order = (0, 0)
         self.took_over: list[tuple[Run, list[Runtime]]] = []  # who did is not known
-        self._numbers = itertools.count(1)
-        self._handles = itertools.count(-1, -1)
+        self._numbers = Numbers(1)
+        self._handles = Numbers(-1)
 
     # Time, and what is known of it.
 

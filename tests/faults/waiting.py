@@ -77,7 +77,7 @@ async def nap() -> str:
 @workflow
 async def short_nap() -> str:
     await effect("before")
-    await sleep(2.5)
+    await sleep(5)
     await effect("after")
     return "awake"
 
