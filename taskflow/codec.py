@@ -7,6 +7,7 @@ instead of a silent change.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import marshal
@@ -46,7 +47,7 @@ INT_DIGITS: Final = 4300
 SCALARS: Final = frozenset({int, str, bool, type(None)})
 LEAVES: Final = SCALARS | {float, bytes, bytearray}
 NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
-STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 
 
 def _to_builtin(value: Any) -> Any:
@@ -95,31 +96,52 @@ _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 encode_plain = _encoder.encode
 decode_plain = _decoder.decode
-canonical_json = _sorting_encoder.encode
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with keys and sets in an order that is the same in every process."""
+    try:
+        return _sorting_encoder.encode(value)
+    except TypeError:  # members of a set that cannot be compared, such as those of an enum
+        return _sorting_encoder.encode(_with_sorted_sets(value))
+
+
+def _with_sorted_sets(value: Any) -> Any:
+    """A copy in which the members of sets are sorted by their canonical JSON."""
+    if isinstance(value, Set):
+        return [msgspec.Raw(each) for each in sorted(map(canonical_json, value))]
+    if isinstance(value, dict):
+        return {key: _with_sorted_sets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_sorted_sets(each) for each in value]
+    names = fields_of(value)
+    if not names:
+        return value
+    fields = {name: _with_sorted_sets(getattr(value, name, None)) for name in names}
+    if _is_pydantic(type(value)):
+        return fields
+    copied = copy.copy(value)
+    force = (
+        msgspec.structs.force_setattr if isinstance(value, msgspec.Struct) else object.__setattr__
+    )
+    for name, item in fields.items():
+        force(copied, name, item)
+    return copied
 
 
 def nesting(payload: bytes) -> int:
     """How deep the arrays and objects of a JSON text are nested, or at most `NESTING_LIMIT` + 1."""
     if payload.count(b"[") + payload.count(b"{") <= NESTING_LIMIT:
         return 0
-    # Each round takes the innermost pairs away; text that holds brackets leaves some over.
-    brackets = payload.translate(None, NOT_BRACKETS)
+    if b"\\" in payload:
+        payload = payload.replace(rb"\\", b"").replace(rb"\"", b"")
+    outside = b"".join(payload.split(b'"')[::2])  # of text, which may hold brackets too
+    brackets = outside.translate(AS_BRACKETS, NOT_BRACKETS)
     for depth in range(NESTING_LIMIT + 1):
         if not brackets:
             return depth
-        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if len(fewer) == len(brackets):
-            break
-        brackets = fewer
-    depth = deepest = 0
-    for token in STRING_OR_BRACKET.finditer(payload):
-        first = payload[token.start()]
-        if first in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif first in b"]}":
-            depth -= 1
-    return deepest
+        brackets = brackets.replace(b"[]", b"")  # the innermost pairs
+    return NESTING_LIMIT + 1
 
 
 def is_plain(value: object) -> bool:

@@ -135,10 +135,14 @@ def test_different_arguments_make_different_calls(one: object, other: object) ->
 def test_the_order_of_a_set_is_nothing_in_any_process() -> None:
     """Hashes of text differ from process to process; ids do not."""
     program = (
-        "from taskflow.identity import canonical_arguments as ids; import pydantic\n"
+        "from taskflow.identity import canonical_arguments as ids; import enum, msgspec, pydantic\n"
+        "Size = enum.Enum('Size', {each: each for each in 'SMLX'})\n"
+        "Bag = msgspec.defstruct('Bag', [('sizes', set)], rename='pascal')\n"
         "class Note(pydantic.BaseModel): tags: set[str]\n"
         "words = set('alpha beta gamma delta epsilon'.split())\n"
-        "print(ids({'a': words, 'b': {'c': [words]}, 'd': Note(tags=words)}, 'f'))"
+        "sizes = {*Size, 1, None}\n"
+        "print(ids({'a': words, 'b': {'c': [words]}, 'd': Note(tags=words)}, 'f'))\n"
+        "print(ids({'a': sizes, 'b': {'c': [sizes]}, 'd': Bag(sizes)}, 'f'))"
     )
     seen = {
         subprocess.run(
