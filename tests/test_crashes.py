@@ -22,6 +22,7 @@ from msgspec import structs
 
 import taskflow
 from taskflow import (
+    CachePolicy,
     MemoryStore,
     RetryPolicy,
     Runtime,
@@ -163,6 +164,23 @@ async def test_a_workflow_on_a_file_is_cut_off_everywhere(on_asyncio: None, tmp_
 
     assert crashes.unreached == 0
     assert len(folders) == crashes.passes
+
+
+async def test_shared_results_are_found_wherever_it_is_cut_off(on_asyncio: None) -> None:
+    """A body that waits for the store when its process is dropped holds up nobody."""
+
+    @task(cache=CachePolicy(ttl=60))
+    async def shared(number: int) -> int:
+        return number
+
+    @workflow
+    async def sharing() -> int:
+        return await shared(1) + await shared(2)
+
+    crashes = await crash_everywhere(
+        sharing, store=lambda folder: SQLiteStore(folder / "shared.db"), modes=["drop"]
+    )
+    assert crashes.unreached == 0
 
 
 async def test_every_pair_of_moments_is_tried(anyio_backend: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
+import anyio
 from msgspec import Struct, structs
 
 from taskflow.calls import RecordedCall, spelled_call
@@ -169,6 +170,7 @@ class Process:
         self._is_dead = False
         self._buried = Latch()
         self._asking = 0  # of the store, at this moment
+        self._asking_in: set[int] = set()  # the loop's tasks that do
         self._quiet = Latch()
         self._is_reported = False  # the await at which bodies in one stack of awaits stop
 
@@ -223,11 +225,14 @@ class Process:
         """The answer to what is asked of the store, unless the process is dead by then."""
         if self._is_dead:
             await self._stand_still()
+        child = anyio.get_current_task().id
         self._asking += 1
+        self._asking_in.add(child)
         try:
             answer = await work()
         finally:
             self._asking -= 1
+            self._asking_in.discard(child)
             if self._is_dead and not self._asking and not self._quiet.done():
                 self._quiet.set_result()
         if self._is_dead:
@@ -267,7 +272,8 @@ class Process:
             self.began.set_result()
         try:
             while True:
-                if self._is_dead:
+                # What the store was asked before is under way: its answer comes first.
+                if self._is_dead and anyio.get_current_task().id not in self._asking_in:
                     yield from self._rest().__await__()
                     if self._is_asyncio:
                         sent, step = Burial(), body.throw
@@ -290,7 +296,8 @@ class Process:
                     is_held = self.reach(Point("await", call_id, frame.attempt, index), body)
                 try:
                     sent = yield awaited
-                    if is_held and self._is_asyncio and not frame.run.unwinding:
+                    is_waited_for = is_held and not (self._is_dead or frame.run.unwinding)
+                    if is_waited_for and self._is_asyncio:
                         yield from self._buried.settled().__await__()  # until it is cancelled
                     step = body.send
                 except GeneratorExit:

@@ -193,7 +193,9 @@ class Trial:
     async def _look_for_children(self, before: set[anyio.TaskInfo]) -> None:
         left: list[anyio.TaskInfo] = []
         for _ in range(10):  # what has just ended may not have been left yet
-            left = [each for each in anyio.get_running_tasks() if each not in before]
+            running = anyio.get_running_tasks()
+            # anyio keeps worker processes for as long as the loop runs, and a child for that.
+            left = [each for each in running if each not in before and not _is_pool(each)]
             if not left:
                 return
             await anyio.lowlevel.checkpoint()
@@ -305,6 +307,10 @@ class Life:
 def _unwind(service: Service) -> None:
     for execution in list(service.executions.values()):
         execution.cancel()
+
+
+def _is_pool(child: anyio.TaskInfo) -> bool:
+    return "process pool" in str(child.name) or "process_pool" in str(child.name)
 
 
 def _innermost(store: Store) -> Store:
