@@ -103,6 +103,7 @@ async def crash_everywhere(
     signals: Iterable[tuple[str, object]] = (),
     modes: Iterable[Mode] = MODES,
     pairs: bool = False,
+    raises: type[BaseException] | tuple[type[BaseException], ...] = (),
     same: Callable[[Any, Any], bool] | None = None,
     allow: Iterable[Callable[..., Any]] = (),
     virtual_time: bool = True,
@@ -122,8 +123,9 @@ async def crash_everywhere(
     ``make_call`` makes the call; it is called once for each pass, and is where to reset what
     stands for the world outside. ``store`` opens a store in an empty folder, again for each
     process of a pass; without it everything stays in memory. ``signals`` are sent to the run, each
-    a name and a value. ``same`` compares two results (default: ``==``). ``allow``: functions that
-    the workflow may call though they are no tasks. ``virtual_time``: waits pass at once.
+    a name and a value. ``raises``: what the workflow is to raise, each time. ``same`` compares two
+    results (default: ``==``). ``allow``: functions that the workflow may call though they are no
+    tasks. ``virtual_time``: waits pass at once.
     ``patience``: seconds of real time for one pass. ``only`` repeats one pass.
 
     Raises CrashTestFailed where a pass ends in another result, executes a recorded task again, asks
@@ -148,7 +150,7 @@ async def crash_everywhere(
         stack.callback(logger.removeFilter, silence)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-")))
         trials = _Trials(setting, folder, seed, same)
-        await trials.begin()
+        await trials.begin(raises)
         return await trials.try_all(chosen, pairs=pairs, most=max_passes, only=only)
 
 
@@ -172,7 +174,7 @@ class _Trials:
         self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
-    async def begin(self) -> None:
+    async def begin(self, raises: type[BaseException] | tuple[type[BaseException], ...]) -> None:
         """The undisturbed run."""
         trial = self._trial(Plan())
         outcome = self._first = await trial.run(set())
@@ -180,8 +182,12 @@ class _Trials:
         self._check(outcome)
         names = {row.name for row in outcome.history.calls.values()}
         self._workflows = names | {trial.call.definition.name}
-        if isinstance(outcome.result, Raised):
-            self._notes[f"the undisturbed run raised {outcome.result}"] = None
+        if outcome.error is not None and not isinstance(outcome.error, raises):
+            raise CrashTestFailed(
+                f"crash_everywhere: the undisturbed run raised {outcome.result}: mend that, or, if "
+                f"it is what it has to do, pass raises={type(outcome.error).__qualname__}",
+                None,
+            ) from outcome.error
 
     async def try_all(
         self, modes: tuple[Mode, ...], *, pairs: bool, most: int, only: str | None

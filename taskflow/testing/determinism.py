@@ -25,6 +25,7 @@ from typing import Any, Final
 import anyio
 
 import taskflow
+from taskflow import calls, emits, maps, races, values, waits, workflows
 from taskflow.calls import Call
 from taskflow.definitions import Definition, definitions_named
 from taskflow.runs import FRAME
@@ -59,12 +60,21 @@ _STDLIB: Final = tuple(
      os.path.dirname(os.__file__) + os.sep}
 )  # fmt: skip
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+TYPED_IN: Final = ("<stdin>", "<string>", "<input>", "<ipython-input", "<doctest")
+# Where calls are made and awaited.
+CALLING: Final = {each.__file__ for each in (calls, emits, maps, races, values, waits, workflows)}
+OUR_CALLS: Final = (
+    taskflow.receive, taskflow.sleep, taskflow.sleep_until, taskflow.race, taskflow.as_completed,
+    taskflow.emit, taskflow.now, taskflow.random, taskflow.uuid,
+)  # fmt: skip
 STEPS: Final = {"stepped"}  # what executes a body, among taskflow's own functions
 
 
 def is_users(code: CodeType) -> bool:
     """Whether this is code of the user's, not the standard library's, a package's, or ours."""
     path = code.co_filename
+    if path.startswith(TYPED_IN):
+        return True
     if path.startswith(("<", *_STDLIB)) or any(each in path for each in _INSTALLED):
         return False
     return not path.startswith(_OURS) or path.startswith(os.path.join(_OURS, "examples"))
@@ -78,6 +88,8 @@ class Witness:
         self._allowed_codes = {getattr(each, "__code__", None) for each in self._allowed}
         self._findings: dict[str, None] = {}
         self._suspects: dict[str, None] = {}
+        self._unrecorded: dict[CodeType, str] = {}  # coroutines, unless they make calls
+        self._calling: set[CodeType] = set()  # coroutines that do
         self.effects: dict[str, None] = {}  # of the workflow's own code
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
@@ -85,11 +97,12 @@ class Witness:
 
     def findings(self) -> list[str]:
         """What is wrong for certain."""
-        return list(self._findings)
+        unrecorded = [text for code, text in self._unrecorded.items() if code not in self._calling]
+        return [*self._findings, *unrecorded]
 
     def suspects(self) -> list[str]:
         """What may be the reason, where a rerun has come to something else."""
-        return [*self._findings, *self._suspects][:20]
+        return [*self.findings(), *self._suspects][:20]
 
     def __enter__(self) -> Witness:
         self._former = sys.getprofile()
@@ -106,10 +119,19 @@ class Witness:
                 self._drawn(frame)
             elif code in LOOP_TIMES:
                 self._read_loop_time(frame)
+            elif code.co_filename in CALLING:
+                self._makes_call(frame.f_back)
             elif self._knows_as_users(code):
                 self._called(frame)
         elif event == "c_call" and self._knows_as_users(frame.f_code):
             self._called_builtin(frame, argument)
+
+    def _makes_call(self, frame: FrameType | None) -> None:
+        """A call is made, or awaited: whoever is on the stack does more than work of its own."""
+        while frame is not None and frame.f_code.co_name not in STEPS:
+            if frame.f_code.co_flags & inspect.CO_COROUTINE:
+                self._calling.add(frame.f_code)
+            frame = frame.f_back
 
     def _knows_as_users(self, code: CodeType) -> bool:
         known = self._is_users.get(code)
@@ -135,6 +157,7 @@ class Witness:
         if caller is None or not self._knows_as_users(caller.f_code):
             return
         module, name = DRAWING[frame.f_code.co_filename], frame.f_code.co_name
+        is_constructed = name == "__init__"
         if module == "random":
             generator = frame.f_locals.get("self")
             is_unseeded = name == "__init__" and frame.f_locals.get("x", 0) is None
@@ -144,7 +167,7 @@ class Witness:
         if module == "uuid" and name not in UNIQUE:
             return
         if self._is_workflows(caller) and frame.f_code not in self._allowed_codes:
-            self._find_drawing(caller, f"{module}.{name}()")
+            self._find_drawing(caller, f"{module}.{'Random' if is_constructed else name}()")
 
     def _read_loop_time(self, frame: FrameType) -> None:
         caller = frame.f_back
@@ -229,6 +252,8 @@ class Witness:
                 self._note_effect(frame, f"rebinds {', '.join(rebound)}")
             return
         caller = frame.f_back
+        if code.co_flags & inspect.CO_COROUTINE and _is_protocol(code):
+            return
         if code.co_flags & inspect.CO_COROUTINE and not _orchestrates(frame):
             where = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
             place = (
@@ -240,12 +265,12 @@ class Witness:
                 if task is None
                 else f"was called as the plain function of the task {task!r} (.fn)"
             )
-            self._findings[
+            self._unrecorded[code] = (
                 f"{where} is awaited by a workflow{place} and {reason}: what it gives is not "
                 "recorded, and a rerun executes it again: "
                 + ("decorate it with @task" if task is None else "call the task itself")
-                + f", or, if it does nothing but compute, pass allow=[{code.co_name}]"
-            ] = None
+                + f", or, if it does nothing but compute, pass allow=[{_path_of(code)}]"
+            )
         elif not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
             if rebound := _rebound_outside(code):
                 self._note_effect(frame, f"rebinds {', '.join(rebound)}")
@@ -264,8 +289,17 @@ class Witness:
             return
         self._findings[
             f"{where} is called by a workflow, {effect}, which outlives the run, and is no task: a "
-            f"rerun does it again: decorate it with @task, or pass allow=[{code.co_name}]"
+            f"rerun does it again: decorate it with @task, or pass allow=[{_path_of(code)}]"
         ] = None
+
+
+def _is_protocol(code: CodeType) -> bool:
+    """Whether it is what ``async with`` and ``async for`` call, and mostly only passes on."""
+    return code.co_name in ("__aenter__", "__aexit__", "__anext__")
+
+
+def _path_of(code: CodeType) -> str:
+    return code.co_qualname.rpartition("<locals>.")[2]
 
 
 def _is_comprehension(code: CodeType) -> bool:
@@ -337,8 +371,11 @@ def _rebound_outside(code: CodeType) -> list[str]:
 
 def _orchestrates(frame: FrameType) -> bool:
     """Whether a coroutine is there to call tasks: it names one, or was given one."""
-    if any(isinstance(each, Definition | Call) for each in frame.f_locals.values()):
-        return True
+    for each in frame.f_locals.values():
+        held = [*each.values()] if isinstance(each, dict) else each
+        given = held if isinstance(held, list | tuple) else [held]
+        if any(isinstance(one, Definition | Call) for one in given):
+            return True
     return _names_tasks(frame.f_code, frame.f_globals, dict(frame.f_locals), depth=0)
 
 
@@ -357,7 +394,7 @@ def _names_tasks(
             value = closure.get(name)
         else:
             continue
-        if isinstance(value, Definition | Call) or _is_ours(value):
+        if isinstance(value, Definition | Call) or value in OUR_CALLS:
             return True
         if isinstance(value, FunctionType) and depth < 3 and is_users(value.__code__):
             held = closure_of(value)
@@ -365,11 +402,6 @@ def _names_tasks(
                 return True
     nested = (each for each in code.co_consts if isinstance(each, CodeType))
     return any(_names_tasks(each, globals_, closure, depth) for each in nested)
-
-
-def _is_ours(value: Any) -> bool:
-    module = getattr(value, "__module__", None) or getattr(value, "__name__", None)
-    return isinstance(module, str) and module.split(".")[0] == "taskflow"
 
 
 def closure_of(fn: FunctionType) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taskflow.calls import spelled_call
 from taskflow.codec import Codec, decode_plain
-from taskflow.records import Checkpoint
+from taskflow.records import ERROR, Checkpoint
 from taskflow.testing.processes import BEGIN, END, LAST, History, Process
 from taskflow.testing.trials import Outcome, Raised
 
@@ -110,6 +110,11 @@ class Judge:
             reason = partial(self._hold_reason, plan.held, history)
         last = outcome.processes[-1].number
         executed = [task_id for task_id, process in history.executed if process == last]
+        if any(row.kind == ERROR for row in history.calls.values()):
+            # What a failure beside it has cut off has no record, and begins again.
+            begun = {task_id for task_id, process in history.executed if process < last}
+            cut_off = {each for each in begun if history.recorded_in.get(each, last) == last}
+            executed = [each for each in executed if each not in cut_off]
         if executed:
             return [
                 "a rerun of which everything was recorded executed "

@@ -106,6 +106,7 @@ class History:
         self.calls: dict[str, Checkpoint] = {}  # the rows of calls, in the order of their commits
         self.results: dict[str, int] = {}  # by task id: in which process it was recorded
         self.executed: list[tuple[str, int]] = []  # task ids, and the process that executed them
+        self.recorded_in: dict[str, int] = {}  # the same for failures, too
         self.again: list[str] = []  # task ids that were executed though a result was recorded
         self.beside: dict[str, set[str]] = {}  # for each call, those that executed meanwhile
         self.has_contests = False
@@ -131,6 +132,7 @@ class History:
         for checkpoint in batch.checkpoints:
             if checkpoint.kind in OUTCOMES:
                 self.calls[checkpoint.task_id] = checkpoint
+                self.recorded_in.setdefault(checkpoint.task_id, process)
             if checkpoint.kind == RESULT:
                 self.results[checkpoint.task_id] = process
         dropped = [each.task_ids for each in batch.unrecords]

@@ -75,6 +75,7 @@ class Outcome:
         self.history = History()
         self.processes: list[Process] = []
         self.result: Any = None  # or a `Raised`
+        self.error: BaseException | None = None  # what that stands for
         self.was_cut = False
         self.problems: list[str] = []  # what is wrong, whatever other passes came to
         self.witness: Witness | None = None
@@ -127,6 +128,7 @@ class Trial:
                             await self._live(life, group)
                             if not life.was_cut:
                                 outcome.result = life.result
+                                outcome.error = life.error
                                 break
                         await self._look_at_store()
                     finally:
@@ -224,6 +226,7 @@ class Life:
         self.was_cut = False
         self.owner = ""
         self.result: Any = None
+        self.error: BaseException | None = None  # that the run has raised
         self.misuse: Exception | None = None
 
     async def live(self, runtime: Runtime) -> None:
@@ -294,6 +297,7 @@ class Life:
             except Exception as error:
                 if self.process.is_dead:
                     raise
+                self.error = error
                 self.result = Raised.of(error)
                 return
 
