@@ -33,9 +33,10 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -171,6 +172,7 @@ class _Trials:
         self._numbers = count(1)
         self._judge: Judge | None = None
         self._workflows: set[str] = set()
+        self._executed: Collection[CodeType] = ()
         self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
@@ -240,14 +242,15 @@ class _Trials:
         """A pass in which nothing was wrong."""
         tries = 0
         while True:
-            outcome = await self._trial(plan).run(self._workflows)
+            outcome = await self._trial(plan).run(self._workflows, self._executed)
             self._check(outcome)
             tries += 1
             # The loop may order what is concurrent otherwise, and the moment does not come.
             if outcome.was_cut or not plan.cuts or tries == TRIES:
                 break
-        for effect in outcome.witness.effects if outcome.witness else ():
-            self._notes[effect] = None
+        if outcome.witness is not None:
+            self._executed = outcome.witness.executed
+            self._notes |= outcome.witness.effects
         assert self._judge is not None
         if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST[0]:
             self._notes[OTHER_CHOICE] = None

@@ -7,6 +7,7 @@ taskflow is not looked into.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import datetime
@@ -17,9 +18,12 @@ import random
 import secrets
 import sys
 import sysconfig
+import textwrap
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
-from types import CodeType, FrameType, FunctionType
+from functools import lru_cache
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
 import anyio
@@ -35,16 +39,23 @@ __all__ = ("Witness", "closure_of", "is_users")
 
 CLOCKS: Final = {
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime",
-    "gmtime", "ctime", "clock_gettime",
+    "gmtime", "ctime", "clock_gettime", "strftime", "process_time", "thread_time",
 }  # fmt: skip
 TODAY: Final = {"now", "utcnow", "today"}
 MUTATORS: Final = {
     "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "pop",
     "popleft", "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
 }  # fmt: skip
-CONTAINERS: Final = (list, dict, set, bytearray)
+CONTAINERS: Final = (list, dict, set, bytearray, deque)
 # What is outside of the process, or differs between processes: names of builtin functions.
-OUTSIDE: Final = {"open", "getpid", "system", "listdir", "scandir"}
+OUTSIDE: Final = {"getpid"}
+# The same as Python's audit events tell it, whoever does it for the workflow.
+AUDITED: Final = (
+    "open", "socket.", "subprocess.", "sqlite3.connect", "os.", "shutil.", "glob.", "urllib.",
+    "http.", "smtplib.", "ftplib.", "pathlib.",
+)  # fmt: skip
+# Whose reading and writing does not matter to the workflow.
+UNHEARD: Final = {"importlib", "logging", "linecache", "traceback", "warnings", "inspect"}
 SYSTEM: Final = {"io", "_io", "posix", "nt"}
 LOOP_TIMES: Final = {
     asyncio.BaseEventLoop.time.__code__, anyio.current_time.__code__, VirtualClock.now.__code__,
@@ -90,6 +101,7 @@ class Witness:
         self._suspects: dict[str, None] = {}
         self._unrecorded: dict[CodeType, str] = {}  # coroutines, unless they make calls
         self._calling: set[CodeType] = set()  # coroutines that do
+        self.executed: dict[CodeType, None] = {}  # of the user's, in workflows and not in tasks
         self.effects: dict[str, None] = {}  # of the workflow's own code
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
@@ -105,12 +117,40 @@ class Witness:
         return [*self.findings(), *self._suspects][:20]
 
     def __enter__(self) -> Witness:
+        _audit()
+        _watching.append(self)
         self._former = sys.getprofile()
         sys.setprofile(self._notice)
         return self
 
     def __exit__(self, *raised: object) -> None:
         sys.setprofile(self._former)
+        _watching.remove(self)
+
+    def hear(self, event: str, frame: FrameType | None) -> None:
+        """Something is done to the world outside, by ``frame`` or what it was called by."""
+        while frame is not None and not self._knows_as_users(frame.f_code):
+            module = str(frame.f_globals.get("__name__", "")).split(".")[0]
+            if module in UNHEARD or frame.f_code.co_filename.startswith((_OURS, "<frozen")):
+                return
+            frame = frame.f_back
+        if frame is None or not self._is_workflows(frame):
+            return
+        called = f"{event}()" if event == "open" else event
+        if event in {each.__name__ for each in self._allowed} or self._is_allowed(frame):
+            return
+        self._findings[
+            f"{_name(frame)} does {called} ({_place(frame)}) outside of tasks: what it finds is "
+            "not recorded, and what it does is done again by every rerun: do it in a task, or "
+            f"pass allow=[{_path_of(frame.f_code)}]"
+        ] = None
+
+    def _is_allowed(self, frame: FrameType | None) -> bool:
+        while frame is not None and self._knows_as_users(frame.f_code):
+            if frame.f_code in self._allowed_codes:
+                return True
+            frame = frame.f_back
+        return False
 
     def _notice(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
@@ -230,9 +270,14 @@ class Witness:
         held = [*_outer_names(code), *(each for each in code.co_names if each in frame.f_globals)]
         for known in held:
             outer = frame.f_locals if known in code.co_freevars else frame.f_globals
-            if outer.get(known) is container:
+            value = outer.get(known)
+            if value is container:
                 self._note_effect(frame, f"changes {known} with .{name}()")
                 return
+            for attribute, inner in getattr(value, "__dict__", {}).items():
+                if inner is container and not isinstance(value, ModuleType):
+                    self._note_effect(frame, f"changes {known}.{attribute} with .{name}()")
+                    return
         for held_by in ("self", "cls"):
             owner = frame.f_locals.get(held_by)
             for attribute, value in getattr(owner, "__dict__", {}).items():
@@ -245,6 +290,9 @@ class Witness:
         if seen in self._seen or not self._is_workflows(frame):
             return
         self._seen.add(seen)
+        self.executed[code] = None
+        for stored in _stores_outside(code, frame):
+            self._note_effect(frame, f"changes {stored}")
         if code in self._allowed_codes or _is_comprehension(code):
             return
         if _workflow_of(code) is not None:
@@ -291,6 +339,22 @@ class Witness:
             f"{where} is called by a workflow, {effect}, which outlives the run, and is no task: a "
             f"rerun does it again: decorate it with @task, or pass allow=[{_path_of(code)}]"
         ] = None
+
+
+_watching: Final[list[Witness]] = []
+_audits: Final[list[bool]] = []
+
+
+def _audit() -> None:
+    """Listen to audit events from now on, once and for all: Python has no way to stop that."""
+    if not _audits:
+        _audits.append(True)
+        sys.addaudithook(_heard)
+
+
+def _heard(event: str, _: object) -> None:
+    if _watching and event.startswith(AUDITED):
+        _watching[-1].hear(event, sys._getframe(1))
 
 
 def _is_protocol(code: CodeType) -> bool:
@@ -355,6 +419,38 @@ def _outer_names(code: CodeType) -> list[str]:
 
 def _path(fn: FunctionType) -> str:
     return fn.__code__.co_qualname
+
+
+@lru_cache(maxsize=4096)
+def _stored_roots(code: CodeType) -> tuple[tuple[str, str], ...]:
+    """What is assigned to in ``x.y = …`` and ``x[y] = …``: the name ``x``, and the whole text."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    found: dict[tuple[str, str], None] = {}
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
+        # What a function remembers of its own results, ``SEEN[x] = …``, is no effect.
+        targets = [each for each in targets if not isinstance(each, ast.Subscript)]
+        if isinstance(node, ast.AugAssign):
+            targets = [node.target]
+        for target in targets:
+            root: ast.expr = target
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            if root is not target and isinstance(root, ast.Name):
+                found[root.id, ast.unparse(target)] = None
+    return tuple(found)
+
+
+def _stores_outside(code: CodeType, frame: FrameType) -> list[str]:
+    """What a function assigns to in objects that are global, or of functions around it."""
+    if _is_comprehension(code):
+        return []
+    outer = {*_outer_names(code), *(each for each in code.co_names if each in frame.f_globals)}
+    outer -= {*code.co_varnames, *code.co_cellvars}
+    return [text for root, text in _stored_roots(code) if root in outer]
 
 
 def _rebound_outside(code: CodeType) -> list[str]:

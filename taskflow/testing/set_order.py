@@ -8,6 +8,7 @@ within one. So the functions are compiled again from their source, with every it
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -25,9 +26,18 @@ SEED: Final = "__taskflow_other_seed__"
 # Functions that give what they are given in its order, and methods that do.
 ORDERED: Final = {
     "list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict", "max", "min",
-    "sorted", "sum", "reduce", "chain", "deque",
+    "sorted", "sum", "reduce", "chain", "deque", "islice", "product", "combinations",
+    "permutations", "groupby", "accumulate", "Counter", "nlargest", "nsmallest", "cycle",
+    "pairwise", "batched", "zip_longest", "starmap", "takewhile", "dropwhile", "reversed",
 }  # fmt: skip
-ORDERED_METHODS: Final = {"join", "extend", "map", "fromkeys", "chain", "reduce", "deque"}
+ORDERED_METHODS: Final = ORDERED | {
+    "join",
+    "extend",
+    "fromkeys",
+    "from_iterable",
+    "encode",
+    "dumps",
+}
 # Functions that give something else in another process, or show a set.
 SEEDED: Final = {"hash", "str", "repr"}
 OTHER_SEED: Final = 0x5BD1E995
@@ -37,19 +47,25 @@ PLAIN: Final = (int, float, bool)  # whose hash is the same in every process
 class OtherSetOrder:
     """A context in which the workflows of these names, and what they call, see sets otherwise."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], executed: Iterable[CodeType] = ()) -> None:
         self.places: list[str] = []  # where a set was iterated over, as file and line
         self.without_source: list[str] = []
         self._names = sorted(names)
+        self._executed = list(executed)  # what was seen to execute in workflows
         self._former: list[tuple[FunctionType, CodeType]] = []
 
     def __enter__(self) -> OtherSetOrder:
+        done: set[FunctionType] = set()
         for name in self._names:
             for definition in definitions_of(name):
                 if definition.is_workflow:
                     fn = inspect.unwrap(definition.fn)
                     if isinstance(fn, FunctionType):
-                        self._change(fn, set())
+                        self._change(fn, done)
+        for code in self._executed:  # methods, properties, whatever leads to them
+            for fn in gc.get_referrers(code):
+                if isinstance(fn, FunctionType) and fn.__code__ is code:
+                    self._change(fn, done)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -93,12 +109,12 @@ class OtherSetOrder:
 
     def seeded(self, value: Any, function: Any, place: str) -> Any:
         """What ``function``, which is hash, str or repr, gives for ``value`` elsewhere."""
-        if function is hash and isinstance(value, str | bytes):
+        if function is hash and not isinstance(value, PLAIN):
             self._note(place)
             return hash(value) ^ OTHER_SEED
         ordered = self.of(value, place)
-        if ordered is value or function not in (str, repr):
-            return function(value)
+        if ordered is value or function not in (str, repr, None):
+            return value if function is None else function(value)
         text = f"{{{', '.join(map(repr, ordered))}}}"
         return text if isinstance(value, set) else f"frozenset({text})"
 
@@ -139,17 +155,29 @@ def _reordered(fn: FunctionType) -> CodeType | None:
     ast.increment_lineno(tree, first - 1)
     code = fn.__code__
     changed = _Reorder(code.co_filename).visit(definition)
-    # A function around it, so that what it takes from outside is free in it, in the same order.
+    # A function around it, so that what it takes from outside is free in it, in the same order;
+    # its own name is global, unless it was not.
+    names_itself = [] if definition.name in code.co_freevars else [ast.Global([definition.name])]
     outer = ast.parse(
         "def _outer():\n" + "".join(f"    {name} = None\n" for name in code.co_freevars) + "    0"
     )
     function = outer.body[0]
     assert isinstance(function, ast.FunctionDef)
-    function.body[-1] = changed
+    owner = code.co_qualname.rpartition(".")[0].rpartition(".")[2]
+    if owner and owner != "<locals>":  # a method: private names have that of its class in them
+        body = ast.parse(f"class {owner}:\n    0").body[0]
+        assert isinstance(body, ast.ClassDef)
+        body.body = [changed]
+        changed = body
+    function.body[-1:] = [changed]
+    function.body[:0] = names_itself
     ast.fix_missing_locations(outer)
     flags = code.co_flags & _FUTURES
     compiled = compile(outer, code.co_filename, "exec", flags=flags, dont_inherit=True)
-    found = _code_in(_code_in(compiled, "_outer"), definition.name)
+    inside = _code_in(compiled, "_outer")
+    if isinstance(changed, ast.ClassDef):
+        inside = _code_in(inside, owner)
+    found = _code_in(inside, definition.name)
     return found if found is not None and found.co_freevars == code.co_freevars else None
 
 
@@ -180,6 +208,23 @@ class _Reorder(ast.NodeTransformer):
             node.iter = self._ordered(node.iter)
         return node
 
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
+        node = self._visited(node)
+        node.value = self._ordered(node.value)
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        node = self._visited(node)
+        if isinstance(node.op, ast.Add):
+            node.value = self._ordered(node.value)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        node = self._visited(node)
+        if isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
+            node.right = self._shown(node.right)
+        return node
+
     def visit_Starred(self, node: ast.Starred) -> ast.AST:
         node = self._visited(node)
         if isinstance(node.ctx, ast.Load):
@@ -188,7 +233,8 @@ class _Reorder(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         node = self._visited(node)
-        if any(isinstance(target, ast.Tuple | ast.List) for target in node.targets):
+        unpacks = (ast.Tuple, ast.List, ast.Subscript)
+        if any(isinstance(target, unpacks) for target in node.targets):
             node.value = self._ordered(node.value)
         return node
 
@@ -200,6 +246,10 @@ class _Reorder(ast.NodeTransformer):
         if isinstance(called, ast.Name) and called.id in SEEDED and len(node.args) == 1:
             function = ast.Name(called.id, ast.Load())
             return ast.copy_location(self._call(SEED, node.args[0], function), node)
+        if isinstance(called, ast.Attribute) and called.attr == "format":
+            node.args = [
+                each if isinstance(each, ast.Starred) else self._shown(each) for each in node.args
+            ]
         is_ordered = (isinstance(called, ast.Name) and called.id in ORDERED) or (
             isinstance(called, ast.Attribute) and called.attr in ORDERED_METHODS
         )
@@ -215,6 +265,10 @@ class _Reorder(ast.NodeTransformer):
             function = ast.Name("str" if node.conversion != ord("r") else "repr", ast.Load())
             node.value, node.conversion = self._call(SEED, node.value, function), -1
         return node
+
+    def _shown(self, value: ast.expr) -> ast.expr:
+        """A set as the text that it would be formatted to; anything else as it is."""
+        return self._call(SEED, value, ast.Constant(None))
 
     def _visited(self, node: Any) -> Any:
         return self.generic_visit(node)

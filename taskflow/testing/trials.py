@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final
 
 import anyio
@@ -107,10 +108,11 @@ class Trial:
         if not isinstance(self.call, WorkflowCall):
             raise TypeError(f"make_call makes the call of a workflow, got {self.call!r}")
 
-    async def run(self, workflows: set[str]) -> Outcome:
+    async def run(self, workflows: set[str], executed: Collection[CodeType] = ()) -> Outcome:
         """Run the call, continue it as often as it is cut off, and look whether all is well.
 
-        ``workflows`` are the names of those that may be called.
+        ``workflows`` are the names of those that may be called, ``executed`` is code of the
+        user's that was seen to execute in them.
         """
         outcome, plan = self.outcome, self._plan
         before = set(anyio.get_running_tasks())
@@ -122,7 +124,7 @@ class Trial:
             async with anyio.create_task_group() as group:
                 with _watchdog(self._setting.patience, group.cancel_scope, expired):
                     try:
-                        for process in self._processes(workflows):
+                        for process in self._processes(workflows, executed):
                             life = Life(process, self.call, self._setting.signals)
                             lives.append(life)
                             await self._live(life, group)
@@ -142,7 +144,7 @@ class Trial:
         await self._look_for_children(before)
         return outcome
 
-    def _processes(self, workflows: set[str]) -> Generator[Process]:
+    def _processes(self, workflows: set[str], executed: Collection[CodeType]) -> Generator[Process]:
         """One process after the other: those that are cut off, and one that is not."""
         outcome, plan = self.outcome, self._plan
         for cut, mode in plan.cuts:
@@ -152,7 +154,7 @@ class Trial:
             outcome.processes.append(process)
             yield process
         if plan.what == "set order":
-            outcome.order = self._context.enter_context(OtherSetOrder(workflows))
+            outcome.order = self._context.enter_context(OtherSetOrder(workflows, executed))
         outcome.processes.append(Process(len(outcome.processes) + 1, outcome.history))
         yield outcome.processes[-1]
 

@@ -18,6 +18,7 @@ import anyio
 from msgspec import Struct, to_builtins
 
 from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
+from taskflow.stores.sqlite import _send
 
 COUNT = 12
 STRUCK = 5  # the step in whose body the fault begins
@@ -85,7 +86,7 @@ class Steps:
                 await runtime.run(self.workflow(), thread_id="t")
         except StoreError as raised:
             error = raised
-        left = has_transaction(runtime)
+        left = await has_transaction(runtime)
         seen, executed = [*self.seen], [*self.executed]
         return Report(str(error), type(error).__name__, seen, executed, [], [], left, 0)
 
@@ -100,14 +101,18 @@ class Steps:
         return report
 
 
-def has_transaction(runtime: Runtime) -> bool:
-    """Whether one is open on a connection of the runtime's store."""
+async def has_transaction(runtime: Runtime) -> bool:
+    """Whether one was left open on a connection of the runtime's store.
+
+    Each is asked in its own thread: what the store does there by itself has ended by then.
+    """
     store = runtime._store
     assert isinstance(store, SQLiteStore)
-    return any(
-        connection is not None and connection.in_transaction
-        for connection in (store._writer, store._reader)
-    )
+    left: list[bool] = []
+    for connection in (store._writer, store._reader):
+        if connection is not None:
+            await _send(connection, lambda db: left.append(db.in_transaction))
+    return any(left)
 
 
 def check(report: Report, path: Path, *, is_new: bool = False) -> None:
@@ -179,7 +184,7 @@ async def descriptors(path: Path) -> list[str]:
                 await operation()
             except StoreError as error:
                 errors.append(str(error))
-        assert not has_transaction(runtime)
+        assert not await has_transaction(runtime)
         # Owned by a process that lives, and that this one cannot look at more closely.
         try:
             await runtime.run(steps.workflow(), thread_id="held")

@@ -265,7 +265,7 @@ async def test_every_writer_waits_for_a_lock(path: Path, holder: Holder, pulse: 
             await holder.hold()
             with anyio.fail_after(PATIENCE), pytest.raises(StoreError, match="busy_timeout"):
                 await operation(runtime, task_id, lines)
-            assert not has_transaction(runtime), name
+            assert not await has_transaction(runtime), name
             assert dump(path) == before, name
             waiting = asyncio.create_task(operation(patient, task_id, lines))
             await pulse.count(5)
@@ -273,7 +273,7 @@ async def test_every_writer_waits_for_a_lock(path: Path, holder: Holder, pulse: 
             await holder.free()
             with anyio.fail_after(PATIENCE):
                 await waiting
-            assert not has_transaction(patient), name
+            assert not await has_transaction(patient), name
             assert dump(path) != before, name
 
 
@@ -338,7 +338,7 @@ async def test_a_cancelled_run_loses_nothing(
         else:
             await running.end()
             await holder.free()
-        assert not has_transaction(runtime)
+        assert not await has_transaction(runtime)
         report = await steps.fail(runtime)
         assert report.kind == "NoneType"
         # The step whose commit was waited for is recorded if the lock was free in time.
@@ -367,7 +367,7 @@ async def test_a_cancelled_writer_leaves_no_transaction(
             assert not writing.has_ended, name
             await holder.free()
             await writing.end()
-            assert not has_transaction(runtime), name
+            assert not await has_transaction(runtime), name
             assert dump(path) != before, name
 
 
