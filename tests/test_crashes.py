@@ -470,8 +470,12 @@ class Listing:
         return list(names)
 
 
+LISTINGS = {"of": lambda names: list(names)}
+
+
 @pytest.mark.parametrize("how", [
-    "for", "comprehension", "list", "star", "map", "pop", "helper", "method", "text", "tie", "hash",
+    "for", "comprehension", "list", "star", "map", "pop", "helper", "method", "lambda", "text",
+    "tie", "hash",
 ])  # fmt: skip
 async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None:
     """Another process may have another one: the error says where it was iterated over."""
@@ -497,6 +501,8 @@ async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None
             return [await fetch(unordered.pop())]
         if how == "method":
             return await fetch.map(Listing().of(unordered))
+        if how == "lambda":
+            return await fetch.map(LISTINGS["of"](unordered))
         if how == "text":
             return [await fetch(f"{unordered}")]
         if how == "tie":

@@ -210,9 +210,11 @@ class _Trials:
             if not chosen:
                 known = ", ".join(repr(each.key) for each in (*looks, *plans, *holds)[:100])
                 raise ValueError(f"there is no pass {only!r}; there are {known}")
-            looks, plans, holds = chosen, [], []
+            looks, plans, holds = [*chosen], [], []
             if not on_asyncio():  # trio draws the order of what is concurrent
                 looks *= TRIES_ALONE
+            if chosen[0].what == "set order":  # in what was seen to execute
+                looks.insert(0, Plan(AT_LAST, "watch"))
         asked = 1 + len(looks) + len(plans) + len(holds)
         holds = _drawn(holds, max(1, most // 4), rng)
         plans = _drawn(plans, max(0, most - 1 - len(looks) - len(holds)), rng)

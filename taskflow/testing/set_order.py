@@ -62,10 +62,11 @@ class OtherSetOrder:
                     fn = inspect.unwrap(definition.fn)
                     if isinstance(fn, FunctionType):
                         self._change(fn, done)
+        inner = {each for _, code in self._former for each in _codes_in(code)}
         for code in self._executed:  # methods, properties, whatever leads to them
             for fn in gc.get_referrers(code):
                 if isinstance(fn, FunctionType) and fn.__code__ is code:
-                    self._change(fn, done)
+                    self._change(fn, done, is_inner=code in inner)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -75,8 +76,11 @@ class OtherSetOrder:
             fn.__globals__.pop(LAST, None)
             fn.__globals__.pop(SEED, None)
 
-    def _change(self, fn: FunctionType, done: set[FunctionType]) -> None:
-        """Compile ``fn``, and the functions of the user's that it names, with sets reordered."""
+    def _change(self, fn: FunctionType, done: set[FunctionType], *, is_inner: bool = False) -> None:
+        """Compile ``fn``, and the functions of the user's that it names, with sets reordered.
+
+        One that is inside of a function that was changed is made anew by that.
+        """
         if fn in done or not is_users(fn.__code__):
             return
         done.add(fn)
@@ -84,7 +88,8 @@ class OtherSetOrder:
             self._change(called, done)
         code = _reordered(fn)
         if code is None:
-            self.without_source.append(fn.__qualname__)
+            if not is_inner:
+                self.without_source.append(fn.__qualname__)
             return
         self._former.append((fn, fn.__code__))
         fn.__code__ = code
@@ -148,16 +153,19 @@ def _reordered(fn: FunctionType) -> CodeType | None:
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError, IndentationError):
         return None
-    definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
-        return None
-    definition.decorator_list = []
-    ast.increment_lineno(tree, first - 1)
     code = fn.__code__
+    definition = _definition_of(code, tree)
+    if definition is None:
+        return None
+    ast.increment_lineno(tree, first - 1)
     changed = _Reorder(code.co_filename).visit(definition)
     # A function around it, so that what it takes from outside is free in it, in the same order;
     # its own name is global, unless it was not.
-    names_itself = [] if definition.name in code.co_freevars else [ast.Global([definition.name])]
+    names_itself: list[ast.stmt] = []
+    if isinstance(changed, ast.Lambda):
+        changed = ast.Expr(changed)
+    elif code.co_name not in code.co_freevars:
+        names_itself.append(ast.Global([code.co_name]))
     outer = ast.parse(
         "def _outer():\n" + "".join(f"    {name} = None\n" for name in code.co_freevars) + "    0"
     )
@@ -177,11 +185,31 @@ def _reordered(fn: FunctionType) -> CodeType | None:
     inside = _code_in(compiled, "_outer")
     if isinstance(changed, ast.ClassDef):
         inside = _code_in(inside, owner)
-    found = _code_in(inside, definition.name)
+    found = _code_in(inside, code.co_name)
     return found if found is not None and found.co_freevars == code.co_freevars else None
 
 
+def _definition_of(code: CodeType, tree: ast.Module) -> ast.AST | None:
+    """The one definition of a function's source, or the one lambda of its line."""
+    if code.co_name == "<lambda>":
+        lambdas = [each for each in ast.walk(tree) if isinstance(each, ast.Lambda)]
+        return lambdas[0] if len(lambdas) == 1 else None
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    definition.decorator_list = []
+    return definition
+
+
 _FUTURES: Final = __import__("__future__").annotations.compiler_flag
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    """The functions inside of a function, and inside of those."""
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from _codes_in(each)
 
 
 def _code_in(code: CodeType | None, name: str) -> CodeType | None:
