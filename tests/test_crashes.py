@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import gc
 import logging
 import os
@@ -12,7 +13,7 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -436,7 +437,8 @@ async def test_what_differs_from_run_to_run_is_found(
         (lambda: Path(os.devnull).read_text(), "does open()"),
         (lambda: str(sqlite3.connect(":memory:").close()), "does sqlite3.connect"),
         (lambda: str(os.listdir("/")), "does os.listdir"),
-        (lambda: str(os.getpid()), "calls getpid()"),
+        (lambda: str(os.getpid()), "does os.getpid"),
+        (lambda: str(os.path.exists("/")), "does os.stat"),
     ],
 )
 async def test_what_is_found_outside_is_no_argument(
@@ -475,7 +477,7 @@ LISTINGS = {"of": lambda names: list(names)}
 
 @pytest.mark.parametrize("how", [
     "for", "comprehension", "list", "star", "map", "pop", "helper", "method", "lambda", "text",
-    "tie", "hash",
+    "tie", "hash", "in a list", "alias",
 ])  # fmt: skip
 async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None:
     """Another process may have another one: the error says where it was iterated over."""
@@ -505,6 +507,11 @@ async def test_the_order_of_a_set_is_found(anyio_backend: str, how: str) -> None
             return await fetch.map(LISTINGS["of"](unordered))
         if how == "text":
             return [await fetch(f"{unordered}")]
+        if how == "in a list":
+            return [await fetch(str([{"of": unordered}]))]
+        if how == "alias":
+            make = list
+            return await fetch.map(make(unordered))
         if how == "tie":
             return await fetch.map(sorted(unordered, key=lambda name: name > ""))
         if how == "hash":
@@ -583,6 +590,193 @@ async def test_what_a_workflow_keeps_in_its_process_is_found(anyio_backend: str)
     text = await failure(numbered)
     assert "recorded was: fetch(name='run" in text
     assert "executed fetch(name='run" in text
+
+
+SETTINGS: dict[str, int] = {}
+
+
+async def test_what_a_task_leaves_in_the_process_is_found(anyio_backend: str) -> None:
+    """Another process does not have it: the error names the variable."""
+    SETTINGS.clear()
+
+    @task
+    async def configure(limit: int) -> None:
+        SETTINGS["limit"] = limit
+
+    @workflow
+    async def configured() -> str:
+        await configure(50)
+        return await fetch(f"at most {SETTINGS.get('limit', 0)}")
+
+    text = await failure(lambda: (SETTINGS.clear(), configured())[1])
+    assert "left in the process while it executed (SETTINGS)" in text
+    assert "executed fetch(name='at most 0')" in text
+    assert SETTINGS == {"limit": 50}
+
+
+class Ledger:
+    """Keeps in memory what would be a service's."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, int] = {}
+
+    def book(self, name: str) -> int:
+        self.sums[name] = self.sums.get(name, 0) + 1
+        return self.sums[name]
+
+
+async def test_what_only_tasks_look_at_may_be_left_in_the_process(anyio_backend: str) -> None:
+    """A ledger in memory stands for a service; the workflow only knows what tasks return."""
+    ledger = Ledger()
+
+    @task
+    async def book(name: str) -> bool:
+        return ledger.book(name) > 0
+
+    @workflow
+    async def booked() -> list[bool]:
+        assert isinstance(ledger, Ledger)
+        return [await book(name) for name in ("a", "b")]
+
+    assert (await crash_everywhere(booked)).notes == ()
+
+
+@pytest.mark.parametrize(("how", "named"), [
+    ("in a thread", "charged does anyio.to_thread.run_sync()"),
+    ("in an executor", "charged does asyncio.run_in_executor()"),
+    ("with others", "a workflow does asyncio.to_thread()"),
+])  # fmt: skip
+async def test_a_function_that_is_sent_to_a_thread_is_found(
+    on_asyncio: None, how: str, named: str
+) -> None:
+    """A rerun sends it there again."""
+
+    def charge() -> int:
+        return 1
+
+    @workflow
+    async def charged() -> int:
+        await fetch("a")
+        if how == "in a thread":
+            return await anyio.to_thread.run_sync(charge)
+        if how == "in an executor":
+            return await asyncio.get_running_loop().run_in_executor(None, charge)
+        return sum(await asyncio.gather(asyncio.to_thread(charge), asyncio.to_thread(charge)))
+
+    assert named in await failure(charged)
+
+
+async def test_a_def_workflow_is_looked_at(anyio_backend: str) -> None:
+    """It executes in a worker thread."""
+
+    @workflow
+    def dated() -> str:
+        return fetch(str(time.time() > 0)).result()
+
+    text = await failure(dated)
+    assert "dated calls time.time()" in text
+    assert "test_crashes.py:" in text
+
+
+async def test_what_the_first_run_caches_is_found(anyio_backend: str) -> None:
+    """A cache hides the clock from every later pass."""
+
+    @functools.cache
+    def today() -> str:
+        return datetime.date.today().isoformat()
+
+    @workflow
+    async def dated() -> str:
+        return await fetch(today())
+
+    with pytest.raises(CrashTestFailed, match=r"today calls date\.today\(\)"):
+        await crash_everywhere(dated)
+
+
+async def test_a_generator_that_is_no_task_is_found(anyio_backend: str) -> None:
+    """What it gives is not recorded, unlike what a helper gives that asks tasks."""
+
+    async def pages() -> AsyncIterator[str]:
+        for page in ("a", "b"):
+            await anyio.lowlevel.checkpoint()
+            yield page
+
+    async def fetched() -> AsyncIterator[str]:
+        for page in ("a", "b"):
+            yield await fetch(page)
+
+    @workflow
+    async def read(made: bool) -> list[str]:
+        return [page async for page in (pages() if made else fetched())]
+
+    assert "pages" in await failure(lambda: read(True))
+    assert (await crash_everywhere(lambda: read(False))).notes == ()
+
+
+@pytest.mark.parametrize(("look", "noted"), [
+    (lambda: os.environ.get("HOME", ""), "reads os.environ"),
+    (lambda: os.getenv("HOME", ""), "reads os.environ"),
+])  # fmt: skip
+async def test_what_a_deploy_may_change_is_noted(
+    anyio_backend: str, look: Callable[[], str], noted: str
+) -> None:
+    """It is the same for every pass, and need not be for the next version."""
+
+    @workflow
+    async def configured() -> str:
+        return await fetch(look())
+
+    (note,) = (await crash_everywhere(configured)).notes
+    assert noted in note
+    assert "test_crashes.py:" in note
+
+
+async def test_a_time_limit_of_the_workflows_own_is_named(anyio_backend: str) -> None:
+    """What it cuts off is not recorded, and the rerun executes it again."""
+
+    @workflow
+    async def impatient() -> str:
+        with anyio.move_on_after(1):
+            return await fetch("x" * 500)  # takes five seconds
+        return await fetch("instead")
+
+    text = await failure(impatient)
+    assert "sets a time limit, anyio.move_on_after()" in text
+    assert "@task(timeout=…)" in text
+
+
+async def test_a_sleep_that_is_not_recorded_is_noted(anyio_backend: str) -> None:
+    """A rerun sleeps again, from the start."""
+
+    @workflow
+    async def slow() -> str:
+        await anyio.sleep(60)
+        return await fetch("a")
+
+    (note,) = (await crash_everywhere(slow)).notes
+    assert "taskflow.sleep()" in note
+
+
+async def test_a_counter_that_the_workflow_makes_is_right(anyio_backend: str) -> None:
+    """Its variable begins anew in every run, though a function of the module's holds it."""
+
+    @workflow
+    async def counted() -> list[str]:
+        number = counter()
+        return [await fetch(str(number())) for _ in range(2)]
+
+    assert (await crash_everywhere(counted)).notes == ()
+
+
+def counter() -> Callable[[], int]:
+    last = 0
+
+    def number() -> int:
+        nonlocal last
+        last += 1
+        return last
+
+    return number
 
 
 async def test_a_task_that_gives_something_else_each_time_is_told_apart(

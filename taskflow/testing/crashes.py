@@ -33,7 +33,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from types import CodeType
@@ -172,7 +172,7 @@ class _Trials:
         self._numbers = count(1)
         self._judge: Judge | None = None
         self._workflows: set[str] = set()
-        self._executed: Collection[CodeType] = ()
+        self._executed: dict[CodeType, None] = {}  # of the user's, in workflows
         self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
@@ -182,6 +182,7 @@ class _Trials:
         outcome = self._first = await trial.run(set())
         self._judge = Judge(outcome, trial.call.definition.codec, self._same)
         self._check(outcome)
+        self._learn(outcome)
         names = {row.name for row in outcome.history.calls.values()}
         self._workflows = names | {trial.call.definition.name}
         if outcome.error is not None and not isinstance(outcome.error, raises):
@@ -210,11 +211,9 @@ class _Trials:
             if not chosen:
                 known = ", ".join(repr(each.key) for each in (*looks, *plans, *holds)[:100])
                 raise ValueError(f"there is no pass {only!r}; there are {known}")
-            looks, plans, holds = [*chosen], [], []
+            looks, plans, holds = chosen, [], []
             if not on_asyncio():  # trio draws the order of what is concurrent
                 looks *= TRIES_ALONE
-            if chosen[0].what == "set order":  # in what was seen to execute
-                looks.insert(0, Plan(AT_LAST, "watch"))
         asked = 1 + len(looks) + len(plans) + len(holds)
         holds = _drawn(holds, max(1, most // 4), rng)
         plans = _drawn(plans, max(0, most - 1 - len(looks) - len(holds)), rng)
@@ -237,7 +236,7 @@ class _Trials:
         """Passes that look for what may differ between processes; and for who ends first."""
         if isinstance(self._first.result, Raised):  # it has no end that could be cut off
             return [Plan((), "watch")], []
-        looks = [Plan(AT_LAST, "watch"), Plan(AT_LAST, "set order")]
+        looks = [Plan(AT_LAST, what) for what in ("watch", "set order", "forget")]
         return looks, [Plan(AT_LAST, "hold", held) for held in sorted(self._first.history.beside)]
 
     async def _tried(self, plan: Plan) -> Outcome:
@@ -250,9 +249,7 @@ class _Trials:
             # The loop may order what is concurrent otherwise, and the moment does not come.
             if outcome.was_cut or not plan.cuts or tries == TRIES:
                 break
-        if outcome.witness is not None:
-            self._executed = outcome.witness.executed
-            self._notes |= outcome.witness.effects
+        self._learn(outcome)
         assert self._judge is not None
         if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST[0]:
             self._notes[OTHER_CHOICE] = None
@@ -261,6 +258,11 @@ class _Trials:
         for name in outcome.order.without_source if outcome.order else ():
             self._notes[f"the source of {name} is not there: its use of sets is unknown"] = None
         return outcome
+
+    def _learn(self, outcome: Outcome) -> None:
+        if outcome.witness is not None:
+            self._executed |= outcome.witness.executed
+            self._notes |= outcome.witness.effects
 
     def _trial(self, plan: Plan) -> Trial:
         folder = self._folder / str(next(self._numbers))

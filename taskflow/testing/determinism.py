@@ -2,40 +2,44 @@
 
 It looks on (``sys.setprofile``) at the code that executes in the bodies of workflows, and in what
 these await and call, but not in tasks. Code of the standard library, of installed packages and of
-taskflow is not looked into.
+taskflow is not looked into; what that does outside of the process is heard (``sys.addaudithook``).
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import contextlib
+import collections
 import datetime
 import dis
 import inspect
 import os
 import random
 import secrets
+import sqlite3
 import sys
-import sysconfig
-import textwrap
+import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
-from functools import lru_cache
-from types import CodeType, FrameType, FunctionType, ModuleType
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FrameType, ModuleType
 from typing import Any, Final
 
 import anyio
 
-import taskflow
 from taskflow import calls, emits, maps, races, values, waits, workflows
-from taskflow.calls import Call
-from taskflow.definitions import Definition, definitions_named
 from taskflow.runs import FRAME
+from taskflow.testing import virtual
+from taskflow.testing.functions import (
+    OURS,
+    is_users,
+    orchestrates,
+    stored_roots,
+    task_of,
+    workflow_of,
+)
 from taskflow.testing.virtual import AsyncioTime, VirtualClock
 
-__all__ = ("Witness", "closure_of", "is_users")
+__all__ = ("Witness",)
 
 CLOCKS: Final = {
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime",
@@ -47,16 +51,36 @@ MUTATORS: Final = {
     "popleft", "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
 }  # fmt: skip
 CONTAINERS: Final = (list, dict, set, bytearray, deque)
-# What is outside of the process, or differs between processes: names of builtin functions.
-OUTSIDE: Final = {"getpid"}
-# The same as Python's audit events tell it, whoever does it for the workflow.
+# What is outside of the process, or differs between processes: whoever does it for the workflow,
+# as Python's audit events tell it, and builtin functions that have none.
 AUDITED: Final = (
     "open", "socket.", "subprocess.", "sqlite3.connect", "os.", "shutil.", "glob.", "urllib.",
     "http.", "smtplib.", "ftplib.", "pathlib.",
 )  # fmt: skip
+UNAUDITED: Final = {
+    getattr(os, name)
+    for name in (
+        "stat", "lstat", "access", "readlink", "statvfs", "getcwd", "getpid", "times", "getloadavg"
+    )
+    if hasattr(os, name)
+}  # fmt: skip
 # Whose reading and writing does not matter to the workflow.
-UNHEARD: Final = {"importlib", "logging", "linecache", "traceback", "warnings", "inspect"}
-SYSTEM: Final = {"io", "_io", "posix", "nt"}
+UNHEARD: Final = {
+    "importlib", "pkgutil", "logging", "linecache", "traceback", "warnings", "inspect", "zoneinfo",
+    "dateutil", "pytz", "mimetypes", "locale", "gettext", "babel",
+}  # fmt: skip
+# What has a function executed in another thread, and what sets a time limit: names, and whose.
+HOPS: Final = {
+    "to_thread": "asyncio", "run_in_executor": "asyncio", "run_sync": "anyio.to_thread",
+    "to_thread_run_sync": "trio", "submit": "concurrent.futures", "start": "threading",
+}  # fmt: skip
+LIMITS: Final = {
+    "timeout": "asyncio", "timeout_at": "asyncio", "wait_for": "asyncio", "move_on_after": "anyio",
+    "fail_after": "anyio",
+}  # fmt: skip
+SLEEPS: Final = {"sleep": ("asyncio", "anyio", "trio")}
+QUERIES: Final = {"execute", "executemany", "executescript"}
+ENVIRONMENT: Final = type(os.environ).__getitem__.__code__
 LOOP_TIMES: Final = {
     asyncio.BaseEventLoop.time.__code__, anyio.current_time.__code__, VirtualClock.now.__code__,
     AsyncioTime.now.__code__,
@@ -65,30 +89,9 @@ DRAWING: Final = {random.__file__: "random", uuid.__file__: "uuid", secrets.__fi
 UNIQUE: Final = {"uuid1", "uuid4", "uuid6", "uuid7", "uuid8", "getnode"}
 SHARED_RANDOM: Final[object] = random.random.__self__  # type: ignore[attr-defined]
 
-_OURS: Final = os.path.dirname(taskflow.__file__) + os.sep
-_STDLIB: Final = tuple(
-    {sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep,
-     os.path.dirname(os.__file__) + os.sep}
-)  # fmt: skip
-_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-TYPED_IN: Final = ("<stdin>", "<string>", "<input>", "<ipython-input", "<doctest")
 # Where calls are made and awaited.
 CALLING: Final = {each.__file__ for each in (calls, emits, maps, races, values, waits, workflows)}
-OUR_CALLS: Final = (
-    taskflow.receive, taskflow.sleep, taskflow.sleep_until, taskflow.race, taskflow.as_completed,
-    taskflow.emit, taskflow.now, taskflow.random, taskflow.uuid,
-)  # fmt: skip
-STEPS: Final = {"stepped"}  # what executes a body, among taskflow's own functions
-
-
-def is_users(code: CodeType) -> bool:
-    """Whether this is code of the user's, not the standard library's, a package's, or ours."""
-    path = code.co_filename
-    if path.startswith(TYPED_IN):
-        return True
-    if path.startswith(("<", *_STDLIB)) or any(each in path for each in _INSTALLED):
-        return False
-    return not path.startswith(_OURS) or path.startswith(os.path.join(_OURS, "examples"))
+STEPS: Final = {"stepped", "work"}  # what executes a body, among taskflow's own functions
 
 
 class Witness:
@@ -102,6 +105,7 @@ class Witness:
         self._unrecorded: dict[CodeType, str] = {}  # coroutines, unless they make calls
         self._calling: set[CodeType] = set()  # coroutines that do
         self.executed: dict[CodeType, None] = {}  # of the user's, in workflows and not in tasks
+        self._began: dict[tuple[str, str], CodeType] = {}  # the same, by file and path in it
         self.effects: dict[str, None] = {}  # of the workflow's own code
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
@@ -119,30 +123,46 @@ class Witness:
     def __enter__(self) -> Witness:
         _audit()
         _watching.append(self)
-        self._former = sys.getprofile()
+        self._is_over = False
+        self._former = sys.getprofile(), threading.getprofile()
         sys.setprofile(self._notice)
+        threading.setprofile(self._notice)  # of those that begin now: `def` workflows execute there
         return self
 
     def __exit__(self, *raised: object) -> None:
-        sys.setprofile(self._former)
+        self._is_over = True
+        here, in_threads = self._former
+        sys.setprofile(here)
+        threading.setprofile(in_threads)
         _watching.remove(self)
 
     def hear(self, event: str, frame: FrameType | None) -> None:
         """Something is done to the world outside, by ``frame`` or what it was called by."""
         while frame is not None and not self._knows_as_users(frame.f_code):
-            module = str(frame.f_globals.get("__name__", "")).split(".")[0]
-            if module in UNHEARD or frame.f_code.co_filename.startswith((_OURS, "<frozen")):
+            module = str(frame.f_globals.get("__name__", ""))
+            path = frame.f_code.co_filename
+            if module.split(".")[0] in UNHEARD or path.startswith("<frozen importlib"):
+                return
+            if path.startswith(OURS) and path != virtual.__file__:  # which passes on
+                return
+            if _is_of(frame, HOPS):
+                return  # that was told
+            if module == "asyncio.events" and _is_of_workflow():  # a child that asyncio has begun
+                self._find_outside("a workflow", event, "")
                 return
             frame = frame.f_back
         if frame is None or not self._is_workflows(frame):
             return
-        called = f"{event}()" if event == "open" else event
-        if event in {each.__name__ for each in self._allowed} or self._is_allowed(frame):
+        names = {event, event.rpartition(".")[2]}
+        if names & {each.__name__ for each in self._allowed} or self._is_allowed(frame):
             return
+        path = _path_of(frame.f_code)
+        self._find_outside(_name(frame), event, f" ({_place(frame)})", f", or pass allow=[{path}]")
+
+    def _find_outside(self, name: str, event: str, place: str, otherwise: str = "") -> None:
         self._findings[
-            f"{_name(frame)} does {called} ({_place(frame)}) outside of tasks: what it finds is "
-            "not recorded, and what it does is done again by every rerun: do it in a task, or "
-            f"pass allow=[{_path_of(frame.f_code)}]"
+            f"{name} does {event}(){place} outside of tasks: what it finds is not recorded, and "
+            f"what it does is done again by every rerun: do it in a task{otherwise}"
         ] = None
 
     def _is_allowed(self, frame: FrameType | None) -> bool:
@@ -153,7 +173,9 @@ class Witness:
         return False
 
     def _notice(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call":
+        if self._is_over:
+            sys.setprofile(None)  # in a thread that began meanwhile, and lives on
+        elif event == "call":
             code = frame.f_code
             if code.co_filename in DRAWING:
                 self._drawn(frame)
@@ -163,13 +185,61 @@ class Witness:
                 self._makes_call(frame.f_back)
             elif self._knows_as_users(code):
                 self._called(frame)
-        elif event == "c_call" and self._knows_as_users(frame.f_code):
-            self._called_builtin(frame, argument)
+            elif code is ENVIRONMENT:
+                self._read_environment(frame.f_back)
+            elif _is_of(frame, HOPS):
+                self.hear(f"{HOPS[code.co_name]}.{code.co_name}", frame.f_back)
+            elif _is_of(frame, SLEEPS):
+                self._sleeps(frame)
+            elif code.co_filename == collections.__file__ and code.co_name in MUTATORS:
+                self._mutates(frame.f_back, frame.f_locals.get("self"), code.co_name)
+            elif _is_of(frame, LIMITS):
+                self._limits(frame.f_back, f"{LIMITS[code.co_name]}.{code.co_name}()")
+        elif event == "c_call":
+            if argument in UNAUDITED:
+                self.hear(f"os.{argument.__name__}", frame)
+            elif getattr(argument, "__name__", "") in QUERIES and _is_database(argument.__self__):
+                self.hear(f"sqlite3.{argument.__name__}", frame)
+            elif self._knows_as_users(frame.f_code):
+                self._called_builtin(frame, argument)
+
+    def _users(self, frame: FrameType | None, *between: str) -> FrameType | None:
+        """The frame of the user's workflow that has called this, by way of modules ``between``."""
+        while frame is not None and frame.f_globals.get("__name__") in between:
+            frame = frame.f_back
+        if frame is None or not self._knows_as_users(frame.f_code):
+            return None
+        return frame if self._is_workflows(frame) else None
+
+    def _read_environment(self, caller: FrameType | None) -> None:
+        frame = self._users(caller, "os", "collections.abc")
+        if frame is not None and not self._is_allowed(frame):
+            self.effects[
+                f"{_name(frame)} ({_place(frame)}) reads os.environ, which is not recorded, and "
+                "which the next deploy may change: pass it as an argument, or read it in a task"
+            ] = None
+
+    def _sleeps(self, sleep: FrameType) -> None:
+        frame = self._users(sleep.f_back)
+        if frame is not None and any(sleep.f_locals.get(each) for each in ("delay", "seconds")):
+            self.effects[
+                f"{_name(frame)} ({_place(frame)}) sleeps, which is not recorded: every rerun does "
+                "so again, from the start; taskflow.sleep() is, and lets the process end meanwhile"
+            ] = None
+
+    def _limits(self, caller: FrameType | None, limit: str) -> None:
+        frame = self._users(caller, "contextlib")
+        if frame is not None:
+            self._suspects[
+                f"{_name(frame)} ({_place(frame)}) sets a time limit, {limit}: what it cuts off is "
+                "not recorded, and a rerun may be quicker; use @task(timeout=…), "
+                "receive(timeout=…) or race() with sleep(), which are"
+            ] = None
 
     def _makes_call(self, frame: FrameType | None) -> None:
         """A call is made, or awaited: whoever is on the stack does more than work of its own."""
-        while frame is not None and frame.f_code.co_name not in STEPS:
-            if frame.f_code.co_flags & inspect.CO_COROUTINE:
+        while frame is not None and not _executes_bodies(frame):
+            if frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
                 self._calling.add(frame.f_code)
             frame = frame.f_back
 
@@ -181,15 +251,14 @@ class Witness:
 
     def _is_workflows(self, frame: FrameType | None) -> bool:
         """Whether a frame of the user's executes for a workflow, and not in a task."""
-        current = FRAME.get()
-        if current is None or current.is_task or current.run.is_block:
+        if not _is_of_workflow():
             return False
         while frame is not None and self._knows_as_users(frame.f_code):
             frame = frame.f_back
         if frame is None:
             return False
         # taskflow calls code of the user's for other purposes, too: a key=, a __post_init__.
-        return not frame.f_code.co_filename.startswith(_OURS) or frame.f_code.co_name in STEPS
+        return not frame.f_code.co_filename.startswith(OURS) or _executes_bodies(frame)
 
     def _drawn(self, frame: FrameType) -> None:
         """A function of `random`, `uuid` or `secrets` is called."""
@@ -249,25 +318,22 @@ class Witness:
             if self._is_workflows(frame) and function not in self._allowed:
                 self._find_drawing(frame, f"{'os' if name == 'urandom' else 'random'}.{name}()")
             return
-        elif name in OUTSIDE and function.__module__ in SYSTEM:
-            if self._is_workflows(frame) and function not in self._allowed:
-                self._findings[
-                    f"{_name(frame)} calls {name}() ({_place(frame)}) outside of tasks: what it "
-                    "finds is not recorded, and a rerun may find something else: do it in a task, "
-                    f"or pass allow=[{name}]"
-                ] = None
-            return
         else:
             return
         if self._is_workflows(frame) and function not in self._allowed:
             self._find_clock(frame, called)
 
-    def _mutates(self, frame: FrameType, container: object, name: str) -> None:
+    def _mutates(self, frame: FrameType | None, container: object, name: str) -> None:
         """A list or the like is changed: does it outlive the run?"""
-        if not isinstance(container, CONTAINERS) or not self._is_workflows(frame):
+        if not isinstance(container, CONTAINERS):
+            return
+        if frame is None or not self._is_workflows(frame):
             return
         code = frame.f_code
-        held = [*_outer_names(code), *(each for each in code.co_names if each in frame.f_globals)]
+        held = [
+            *self._outer_names(code),
+            *(each for each in code.co_names if each in frame.f_globals),
+        ]
         for known in held:
             outer = frame.f_locals if known in code.co_freevars else frame.f_globals
             value = outer.get(known)
@@ -281,7 +347,7 @@ class Witness:
         for held_by in ("self", "cls"):
             owner = frame.f_locals.get(held_by)
             for attribute, value in getattr(owner, "__dict__", {}).items():
-                if value is container and _is_global(owner, frame):
+                if value is container and self._is_outer(owner, frame):
                     self._note_effect(frame, f"changes {held_by}.{attribute} with .{name}()")
 
     def _called(self, frame: FrameType) -> None:
@@ -291,23 +357,25 @@ class Witness:
             return
         self._seen.add(seen)
         self.executed[code] = None
-        for stored in _stores_outside(code, frame):
+        self._began[code.co_filename, code.co_qualname] = code
+        for stored in self._stores_outside(frame):
             self._note_effect(frame, f"changes {stored}")
         if code in self._allowed_codes or _is_comprehension(code):
             return
-        if _workflow_of(code) is not None:
-            if rebound := _rebound_outside(code):
+        if workflow_of(code) is not None:
+            if rebound := self._rebound_outside(code):
                 self._note_effect(frame, f"rebinds {', '.join(rebound)}")
             return
         caller = frame.f_back
-        if code.co_flags & inspect.CO_COROUTINE and _is_protocol(code):
-            return
-        if code.co_flags & inspect.CO_COROUTINE and not _orchestrates(frame):
+        is_awaited = code.co_flags & inspect.CO_COROUTINE and not _is_protocol(code)
+        if code.co_flags & inspect.CO_ASYNC_GENERATOR:  # one of `asynccontextmanager` is protocol
+            is_awaited = caller is not None and self._knows_as_users(caller.f_code)
+        if is_awaited and not orchestrates(frame):
             where = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
             place = (
                 f" at {_place(caller)}" if caller and self._knows_as_users(caller.f_code) else ""
             )
-            task = _task_of(code)
+            task = task_of(code)
             reason = (
                 "is no task"
                 if task is None
@@ -320,17 +388,71 @@ class Witness:
                 + f", or, if it does nothing but compute, pass allow=[{_path_of(code)}]"
             )
         elif not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
-            if rebound := _rebound_outside(code):
+            if rebound := self._rebound_outside(code):
                 self._note_effect(frame, f"rebinds {', '.join(rebound)}")
             else:
                 self._suspects[f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"] = None
+
+    def _outer_names(self, code: CodeType) -> list[str]:
+        """The variables of functions around this one, but for those that began in the workflow."""
+        around = code.co_qualname.rpartition(".<locals>.")[0]
+        while around:
+            began = self._began.get((code.co_filename, around))
+            if began is not None:
+                return [each for each in code.co_freevars if each in began.co_freevars]
+            around = around.rpartition(".<locals>.")[0]
+        return list(code.co_freevars)
+
+    def _stores_outside(self, frame: FrameType) -> list[str]:
+        """What a function assigns to in objects that are global, or of functions around it."""
+        code = frame.f_code
+        if _is_comprehension(code):
+            return []
+        outer = {
+            *self._outer_names(code),
+            *(each for each in code.co_names if each in frame.f_globals),
+        }
+        outer -= {*code.co_varnames, *code.co_cellvars}
+        return [
+            stored.text
+            for stored in stored_roots(code)
+            if stored.root in outer
+            or (
+                stored.is_changed
+                and stored.root in ("self", "cls")
+                and self._is_outer(frame.f_locals.get(stored.root), frame)
+            )
+        ]
+
+    def _rebound_outside(self, code: CodeType) -> list[str]:
+        """The global and nonlocal names that a function binds anew."""
+        found: dict[str, None] = {}
+        outer = self._outer_names(code)
+        for each in dis.get_instructions(code):
+            is_outside = each.opname == "STORE_GLOBAL" or (
+                each.opname == "STORE_DEREF" and each.argval in outer
+            )
+            if is_outside:
+                found[str(each.argval)] = None
+        return list(found)
+
+    def _is_outer(self, owner: object, frame: FrameType | None) -> bool:
+        """Whether a module, or a function around what executes, holds an object."""
+        while frame is not None and self._knows_as_users(frame.f_code):
+            held = [*frame.f_globals.values()]
+            held += [frame.f_locals.get(each) for each in self._outer_names(frame.f_code)]
+            inner = [each for value in held if isinstance(value, dict) for each in value.values()]
+            if any(value is owner for value in (*held, *inner)):
+                return True
+            frame = frame.f_back
+        return False
 
     def _note_effect(self, frame: FrameType, effect: str) -> None:
         code = frame.f_code
         where = f"{code.co_name} ({_place(frame)})"
         if code in self._allowed_codes or _is_comprehension(code):
             return
-        if _workflow_of(code) is not None or _is_comprehension(code):
+        if workflow_of(code) is not None or _is_comprehension(code):
             # Tests count executions like this; it is no result yet.
             effect = f"{where} {effect}, which outlives the run: every rerun does so again"
             self._suspects[effect] = self.effects[effect] = None
@@ -370,15 +492,6 @@ def _is_comprehension(code: CodeType) -> bool:
     return code.co_name.startswith("<") and code.co_name != "<lambda>"
 
 
-def _is_global(owner: object, frame: FrameType | None) -> bool:
-    """Whether an object is held by a module whose code executes."""
-    while frame is not None and is_users(frame.f_code):
-        if any(value is owner for value in frame.f_globals.values()):
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _name(frame: FrameType) -> str:
     return frame.f_code.co_name
 
@@ -387,123 +500,21 @@ def _place(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _workflow_of(code: CodeType) -> str | None:
-    return _definition_of(code, is_workflow=True)
+def _is_of_workflow() -> bool:
+    """Whether this is the context of a workflow, and not of a task."""
+    current = FRAME.get()
+    return current is not None and not current.is_task and not current.run.is_block
 
 
-def _task_of(code: CodeType) -> str | None:
-    return _definition_of(code, is_workflow=False)
+def _is_database(value: object) -> bool:
+    return isinstance(value, sqlite3.Connection | sqlite3.Cursor)
 
 
-def _definition_of(code: CodeType, *, is_workflow: bool) -> str | None:
-    for definition in definitions_named(code.co_name):
-        if definition.is_workflow == is_workflow:
-            fn = inspect.unwrap(definition.fn)
-            if getattr(fn, "__code__", None) in (code, None):
-                return definition.name
-    return None
+def _executes_bodies(frame: FrameType) -> bool:
+    return frame.f_code.co_name in STEPS and frame.f_code.co_filename.startswith(OURS)
 
 
-def _outer_names(code: CodeType) -> list[str]:
-    """The variables of functions around this one, but for those of the workflow that it is in."""
-    around = code.co_qualname.rpartition(".<locals>.")[0]
-    while around:
-        name = around.rpartition(".")[2]
-        for definition in definitions_named(name):
-            fn = inspect.unwrap(definition.fn)
-            if isinstance(fn, FunctionType) and definition.is_workflow and around == _path(fn):
-                return [each for each in code.co_freevars if each in fn.__code__.co_freevars]
-        around = around.rpartition(".<locals>.")[0]
-    return list(code.co_freevars)
-
-
-def _path(fn: FunctionType) -> str:
-    return fn.__code__.co_qualname
-
-
-@lru_cache(maxsize=4096)
-def _stored_roots(code: CodeType) -> tuple[tuple[str, str], ...]:
-    """What is assigned to in ``x.y = …`` and ``x[y] = …``: the name ``x``, and the whole text."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, TypeError, SyntaxError):
-        return ()
-    found: dict[tuple[str, str], None] = {}
-    for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
-        # What a function remembers of its own results, ``SEEN[x] = …``, is no effect.
-        targets = [each for each in targets if not isinstance(each, ast.Subscript)]
-        if isinstance(node, ast.AugAssign):
-            targets = [node.target]
-        for target in targets:
-            root: ast.expr = target
-            while isinstance(root, ast.Attribute | ast.Subscript):
-                root = root.value
-            if root is not target and isinstance(root, ast.Name):
-                found[root.id, ast.unparse(target)] = None
-    return tuple(found)
-
-
-def _stores_outside(code: CodeType, frame: FrameType) -> list[str]:
-    """What a function assigns to in objects that are global, or of functions around it."""
-    if _is_comprehension(code):
-        return []
-    outer = {*_outer_names(code), *(each for each in code.co_names if each in frame.f_globals)}
-    outer -= {*code.co_varnames, *code.co_cellvars}
-    return [text for root, text in _stored_roots(code) if root in outer]
-
-
-def _rebound_outside(code: CodeType) -> list[str]:
-    """The global and nonlocal names that a function binds anew."""
-    found: dict[str, None] = {}
-    for each in dis.get_instructions(code):
-        is_outside = each.opname == "STORE_GLOBAL" or (
-            each.opname == "STORE_DEREF" and each.argval in _outer_names(code)
-        )
-        if is_outside:
-            found[str(each.argval)] = None
-    return list(found)
-
-
-def _orchestrates(frame: FrameType) -> bool:
-    """Whether a coroutine is there to call tasks: it names one, or was given one."""
-    for each in frame.f_locals.values():
-        held = [*each.values()] if isinstance(each, dict) else each
-        given = held if isinstance(held, list | tuple) else [held]
-        if any(isinstance(one, Definition | Call) for one in given):
-            return True
-    return _names_tasks(frame.f_code, frame.f_globals, dict(frame.f_locals), depth=0)
-
-
-def _names_tasks(
-    code: CodeType, globals_: dict[str, Any], closure: dict[str, Any], depth: int
-) -> bool:
-    for each in dis.get_instructions(code):
-        name = each.argval
-        if each.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            if any("." in known.name for known in definitions_named(name)):  # a method
-                return True
-            continue
-        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            value = globals_.get(name)
-        elif each.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
-            value = closure.get(name)
-        else:
-            continue
-        if isinstance(value, Definition | Call) or value in OUR_CALLS:
-            return True
-        if isinstance(value, FunctionType) and depth < 3 and is_users(value.__code__):
-            held = closure_of(value)
-            if _names_tasks(value.__code__, value.__globals__, held, depth + 1):
-                return True
-    nested = (each for each in code.co_consts if isinstance(each, CodeType))
-    return any(_names_tasks(each, globals_, closure, depth) for each in nested)
-
-
-def closure_of(fn: FunctionType) -> dict[str, Any]:
-    """What a function takes from the functions around it, as far as that is bound."""
-    held: dict[str, Any] = {}
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):
-            held[name] = cell.cell_contents
-    return held
+def _is_of(frame: FrameType, names: Mapping[str, str | tuple[str, ...]]) -> bool:
+    """Whether a function with one of these names executes, in the package that it belongs to."""
+    package = names.get(frame.f_code.co_name)
+    return package is not None and str(frame.f_globals.get("__name__", "")).startswith(package)

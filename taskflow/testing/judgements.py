@@ -106,6 +106,8 @@ class Judge:
         reason: Callable[[], str] = partial(self._unknown_reason, history)
         if outcome.order is not None and outcome.order.places:
             reason = partial(self._set_order_reason, outcome.order.places)
+        elif outcome.memory is not None and outcome.memory.changed:
+            reason = partial(self._memory_reason, outcome.memory.changed)
         elif plan.what == "hold":
             reason = partial(self._hold_reason, plan.held, history)
         last = outcome.processes[-1].number
@@ -211,6 +213,12 @@ class Judge:
         return (
             "it depends on the order of a set, or on a hash, and another process has another one "
             f"({', '.join(places)}): iterate over sorted(…), or use a list or a dict"
+        )
+
+    def _memory_reason(self, names: list[str]) -> str:
+        return (
+            f"it depends on what was left in the process while it executed ({', '.join(names)}), "
+            "which another process does not have: have a task return that, and pass it on"
         )
 
     def _hold_reason(self, held: str, history: History) -> str:

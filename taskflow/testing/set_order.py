@@ -8,21 +8,22 @@ within one. So the functions are compiled again from their source, with every it
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
+import operator
 import textwrap
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from taskflow.definitions import definitions_of
-from taskflow.testing.determinism import closure_of, is_users
+from taskflow.testing.functions import closure_of, codes_in, functions_of, is_users
 
 __all__ = ("OtherSetOrder",)
 
 ORDER: Final = "__taskflow_other_order__"
 LAST: Final = "__taskflow_other_last__"
 SEED: Final = "__taskflow_other_seed__"
+GIVEN: Final = "__taskflow_given__"
 # Functions that give what they are given in its order, and methods that do.
 ORDERED: Final = {
     "list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict", "max", "min",
@@ -62,19 +63,16 @@ class OtherSetOrder:
                     fn = inspect.unwrap(definition.fn)
                     if isinstance(fn, FunctionType):
                         self._change(fn, done)
-        inner = {each for _, code in self._former for each in _codes_in(code)}
-        for code in self._executed:  # methods, properties, whatever leads to them
-            for fn in gc.get_referrers(code):
-                if isinstance(fn, FunctionType) and fn.__code__ is code:
-                    self._change(fn, done, is_inner=code in inner)
+        inner = {each for _, code in self._former for each in codes_in(code)}
+        for fn in functions_of(self._executed):  # methods, properties, whatever leads to them
+            self._change(fn, done, is_inner=fn.__code__ in inner)
         return self
 
     def __exit__(self, *raised: object) -> None:
         for fn, code in reversed(self._former):
             fn.__code__ = code
-            fn.__globals__.pop(ORDER, None)
-            fn.__globals__.pop(LAST, None)
-            fn.__globals__.pop(SEED, None)
+            for name in (ORDER, LAST, SEED, GIVEN):
+                fn.__globals__.pop(name, None)
 
     def _change(self, fn: FunctionType, done: set[FunctionType], *, is_inner: bool = False) -> None:
         """Compile ``fn``, and the functions of the user's that it names, with sets reordered.
@@ -88,7 +86,7 @@ class OtherSetOrder:
             self._change(called, done)
         code = _reordered(fn)
         if code is None:
-            if not is_inner:
+            if not is_inner and not _is_generated(fn):
                 self.without_source.append(fn.__qualname__)
             return
         self._former.append((fn, fn.__code__))
@@ -96,6 +94,7 @@ class OtherSetOrder:
         fn.__globals__[ORDER] = self.of
         fn.__globals__[LAST] = self.pop
         fn.__globals__[SEED] = self.seeded
+        fn.__globals__[GIVEN] = self.given
 
     def of(self, value: Any, place: str) -> Any:
         """``value``, or, if it is a set whose order may differ, its members in another order."""
@@ -103,6 +102,12 @@ class OtherSetOrder:
             return value
         self._note(place)
         return list(value)[::-1]
+
+    def given(self, value: Any, function: Any, place: str) -> Any:
+        """What ``function`` is given for ``value``, if it is one that cares for the order."""
+        name = getattr(function, "__name__", "")
+        cares = isinstance(function, type | BuiltinFunctionType) and name in ORDERED
+        return self.of(value, place) if cares else value
 
     def pop(self, value: Any, place: str) -> Any:
         """What ``value.pop()`` gives."""
@@ -117,15 +122,44 @@ class OtherSetOrder:
         if function is hash and not isinstance(value, PLAIN):
             self._note(place)
             return hash(value) ^ OTHER_SEED
-        ordered = self.of(value, place)
-        if ordered is value or function not in (str, repr, None):
-            return value if function is None else function(value)
-        text = f"{{{', '.join(map(repr, ordered))}}}"
-        return text if isinstance(value, set) else f"frozenset({text})"
+        shown = self._shown(value, place) if function in (str, repr, None) else value
+        return shown if function is None else function(shown)
+
+    def _shown(self, value: Any, place: str) -> Any:
+        """The same with sets in it that are shown in another order, or itself if it has none."""
+        if isinstance(value, set | frozenset):
+            ordered = self.of(value, place)
+            if ordered is value:
+                return value
+            text = f"{{{', '.join(map(repr, ordered))}}}"
+            return _Text(text if isinstance(value, set) else f"frozenset({text})")
+        if type(value) in (list, tuple):
+            shown = type(value)(self._shown(each, place) for each in value)
+            return shown if any(map(operator.is_not, shown, value)) else value
+        if type(value) is dict:
+            texts = {name: self._shown(each, place) for name, each in value.items()}
+            return texts if any(map(operator.is_not, texts.values(), value.values())) else value
+        return value
 
     def _note(self, place: str) -> None:
         if place not in self.places:
             self.places.append(place)
+
+
+def _is_generated(fn: FunctionType) -> bool:
+    """Whether it was made from a text that no file holds, as a dataclass makes its methods."""
+    is_typed_in = fn.__module__ == "__main__" and "__file__" not in fn.__globals__
+    return fn.__code__.co_filename == "<string>" and not is_typed_in
+
+
+class _Text:
+    """Shown as it is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def _is_arbitrary(value: set[Any] | frozenset[Any]) -> bool:
@@ -149,7 +183,7 @@ def _functions_in(fn: FunctionType) -> Iterator[FunctionType]:
 
 def _reordered(fn: FunctionType) -> CodeType | None:
     try:
-        lines, first = inspect.getsourcelines(fn)
+        lines, first = inspect.getsourcelines(fn.__code__)  # not what it wraps
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError, IndentationError):
         return None
@@ -202,14 +236,6 @@ def _definition_of(code: CodeType, tree: ast.Module) -> ast.AST | None:
 
 
 _FUTURES: Final = __import__("__future__").annotations.compiler_flag
-
-
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
-    """The functions inside of a function, and inside of those."""
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield each
-            yield from _codes_in(each)
 
 
 def _code_in(code: CodeType | None, name: str) -> CodeType | None:
@@ -277,6 +303,13 @@ class _Reorder(ast.NodeTransformer):
         if isinstance(called, ast.Attribute) and called.attr == "format":
             node.args = [
                 each if isinstance(each, ast.Starred) else self._shown(each) for each in node.args
+            ]
+        if isinstance(called, ast.Name) and called.id not in ORDERED:
+            node.args = [
+                each
+                if isinstance(each, ast.Starred)
+                else self._call(GIVEN, each, ast.Name(called.id, ast.Load()))
+                for each in node.args
             ]
         is_ordered = (isinstance(called, ast.Name) and called.id in ORDERED) or (
             isinstance(called, ast.Attribute) and called.attr in ORDERED_METHODS

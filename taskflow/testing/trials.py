@@ -27,6 +27,7 @@ from taskflow.services import Service
 from taskflow.stores.base import Store
 from taskflow.stores.memory import MemoryStore
 from taskflow.testing.determinism import Witness
+from taskflow.testing.memory import Memory
 from taskflow.testing.processes import PROCESS, CutStore, Ears, History, Mode, Point, Process
 from taskflow.testing.set_order import OtherSetOrder
 from taskflow.testing.wrapped import WrappedStore
@@ -43,7 +44,7 @@ class Plan(Struct, frozen=True):
     """Where the processes of a pass are cut off, one after the other; the last one is not."""
 
     cuts: tuple[tuple[Point, Mode], ...] = ()
-    what: str = ""  # what else is tried: "watch", "set order" or "hold"
+    what: str = ""  # what else is tried: "watch", "set order", "forget" or "hold"
     held: str = ""  # a call that ends after those that it executes beside
 
     @property
@@ -81,6 +82,7 @@ class Outcome:
         self.problems: list[str] = []  # what is wrong, whatever other passes came to
         self.witness: Witness | None = None
         self.order: OtherSetOrder | None = None
+        self.memory: Memory | None = None
 
 
 class Setting(Struct, frozen=True):
@@ -119,8 +121,10 @@ class Trial:
         lives: list[Life] = []
         expired: list[bool] = []
         with self._context:
-            if plan.what == "watch":
+            if plan.what == "watch" or not plan.key:
                 outcome.witness = self._context.enter_context(Witness(self._setting.allowed))
+            elif plan.what == "forget":
+                outcome.memory = Memory(executed)
             async with anyio.create_task_group() as group:
                 with _watchdog(self._setting.patience, group.cancel_scope, expired):
                     try:
@@ -155,6 +159,9 @@ class Trial:
             yield process
         if plan.what == "set order":
             outcome.order = self._context.enter_context(OtherSetOrder(workflows, executed))
+        if outcome.memory is not None:
+            outcome.memory.forget()
+            self._context.callback(outcome.memory.recall)
         outcome.processes.append(Process(len(outcome.processes) + 1, outcome.history))
         yield outcome.processes[-1]
 

@@ -1,0 +1,166 @@
+"""What can be read off a function of the user's without calling it."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dis
+import gc
+import inspect
+import os
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from types import CodeType, FrameType, FunctionType
+from typing import Any, Final, NamedTuple
+
+import taskflow
+from taskflow.calls import Call
+from taskflow.definitions import Definition, definitions_named
+
+__all__ = (
+    "OURS", "closure_of", "codes_in", "functions_of", "is_users", "is_users_module",
+    "orchestrates", "stored_roots", "task_of", "workflow_of",
+)  # fmt: skip
+
+OURS: Final = os.path.dirname(taskflow.__file__) + os.sep
+_STDLIB: Final = tuple(
+    {sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep,
+     os.path.dirname(os.__file__) + os.sep}
+)  # fmt: skip
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+TYPED_IN: Final = ("<stdin>", "<string>", "<input>", "<ipython-input", "<doctest")
+OUR_CALLS: Final = (
+    taskflow.receive, taskflow.sleep, taskflow.sleep_until, taskflow.race, taskflow.as_completed,
+    taskflow.emit, taskflow.now, taskflow.random, taskflow.uuid,
+)  # fmt: skip
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether this is code of the user's, not the standard library's, a package's, or ours."""
+    return _is_users_path(code.co_filename)
+
+
+def is_users_module(name: str) -> bool:
+    """The same of a module."""
+    module = sys.modules.get(name)
+    if module is None or name in sys.builtin_module_names:
+        return False
+    return _is_users_path(getattr(module, "__file__", None) or TYPED_IN[0])
+
+
+def _is_users_path(path: str) -> bool:
+    if path.startswith(TYPED_IN):
+        return True
+    if path.startswith(("<", *_STDLIB)) or any(each in path for each in _INSTALLED):
+        return False
+    return not path.startswith(OURS) or path.startswith(os.path.join(OURS, "examples"))
+
+
+def workflow_of(code: CodeType) -> str | None:
+    return _definition_of(code, is_workflow=True)
+
+
+def task_of(code: CodeType) -> str | None:
+    return _definition_of(code, is_workflow=False)
+
+
+def _definition_of(code: CodeType, *, is_workflow: bool) -> str | None:
+    for definition in definitions_named(code.co_name):
+        if definition.is_workflow == is_workflow:
+            fn = inspect.unwrap(definition.fn)
+            if getattr(fn, "__code__", None) in (code, None):
+                return definition.name
+    return None
+
+
+class Stored(NamedTuple):
+    """Something that is assigned to in a function: ``x.y = …``, ``x[y] += …``, ``del x.y``."""
+
+    root: str  # x
+    text: str  # the whole
+    is_changed: bool  # and not only replaced
+
+
+@lru_cache(maxsize=4096)
+def stored_roots(code: CodeType) -> tuple[Stored, ...]:
+    """What a function assigns to in objects; but what it remembers, ``seen[x] = …``, is none."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError):
+        return ()
+    found: dict[Stored, None] = {}
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
+        targets = [each for each in targets if not isinstance(each, ast.Subscript)]
+        is_changed = isinstance(node, ast.AugAssign)
+        if isinstance(node, ast.AugAssign):
+            targets = [node.target]
+        for target in targets:
+            root: ast.expr = target
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            if root is not target and isinstance(root, ast.Name):
+                found[Stored(root.id, ast.unparse(target), is_changed)] = None
+    return tuple(found)
+
+
+def functions_of(codes: Iterable[CodeType]) -> list[FunctionType]:
+    """The functions that there are at this moment with that code."""
+    known = set(codes)
+    found = gc.get_referrers(*known)
+    return [each for each in found if isinstance(each, FunctionType) and each.__code__ in known]
+
+
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """The functions inside of a function, and inside of those."""
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from codes_in(each)
+
+
+def orchestrates(frame: FrameType) -> bool:
+    """Whether a coroutine is there to call tasks: it names one, or was given one."""
+    for each in frame.f_locals.values():
+        held = [*each.values()] if isinstance(each, dict) else each
+        given = held if isinstance(held, list | tuple) else [held]
+        if any(isinstance(one, Definition | Call) for one in given):
+            return True
+    return _names_tasks(frame.f_code, frame.f_globals, dict(frame.f_locals), depth=0)
+
+
+def _names_tasks(
+    code: CodeType, globals_: dict[str, Any], closure: dict[str, Any], depth: int
+) -> bool:
+    for each in dis.get_instructions(code):
+        name = each.argval
+        if each.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if any("." in known.name for known in definitions_named(name)):  # a method
+                return True
+            continue
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            value = globals_.get(name)
+        elif each.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"):
+            value = closure.get(name)
+        else:
+            continue
+        if isinstance(value, Definition | Call) or value in OUR_CALLS:
+            return True
+        if isinstance(value, FunctionType) and depth < 3 and is_users(value.__code__):
+            held = closure_of(value)
+            if _names_tasks(value.__code__, value.__globals__, held, depth + 1):
+                return True
+    nested = (each for each in code.co_consts if isinstance(each, CodeType))
+    return any(_names_tasks(each, globals_, closure, depth) for each in nested)
+
+
+def closure_of(fn: FunctionType) -> dict[str, Any]:
+    """What a function takes from the functions around it, as far as that is bound."""
+    held: dict[str, Any] = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):
+            held[name] = cell.cell_contents
+    return held
