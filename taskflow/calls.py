@@ -12,7 +12,7 @@ from asyncio import Task
 from collections.abc import Coroutine, Generator
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -37,6 +37,21 @@ T_co = TypeVar("T_co", covariant=True)
 ARGUMENTS_LIMIT = 4096  # bytes of JSON that are kept of a call's arguments, to be shown
 
 
+class _Used:
+    """Stands for the steps of a call that was answered, or that somebody else executes."""
+
+    def send(self, _: object) -> NoReturn:
+        raise RuntimeError("cannot reuse a call that was awaited already: make another one")
+
+    throw = send
+
+    def close(self) -> None:
+        """There is nothing left to give up."""
+
+
+USED: Final = _Used()
+
+
 class Call(Coroutine[Any, Any, T_co]):
     """A call that can be awaited, gathered, scheduled or waited for, once."""
 
@@ -44,8 +59,7 @@ class Call(Coroutine[Any, Any, T_co]):
 
     id: str
     frame: Any  # the Frame that made it; None for the description of a run
-    # What executes the call, once it is awaited; or the call itself, once it is answered otherwise.
-    _steps: Any
+    _steps: Any  # what executes the call, once it is awaited; `USED`, once it is answered otherwise
 
     def _execute(self) -> Generator[Any, Any, T_co]:
         raise NotImplementedError
@@ -111,7 +125,7 @@ class Call(Coroutine[Any, Any, T_co]):
             raise
 
     def __del__(self) -> None:
-        if getattr(self, "_steps", self) is None:
+        if getattr(self, "_steps", USED) is None:
             if self.frame and self.frame.run.unwinding:
                 return  # it was cut off before it came to that
             where = f" on thread {self.frame.run.thread_id!r}" if self.frame else ""
@@ -266,7 +280,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """Somebody else executes it, or it is not needed: it cannot be awaited any more."""
         if self._steps is not None:
             raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
-        self._steps = self
+        self._steps = USED
 
     def cancel(self) -> None:
         """Cancel whoever executes this call."""
@@ -293,14 +307,14 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             return None
         recorded = run.recall(self.id, frame)
         if recorded is not None and self._steps is None:
-            self._steps = self
+            self._steps = USED
         return recorded
 
     def replay(self, recorded: Recorded) -> T_co:
         """The recorded result; or raise the recorded failure."""
         if recorded.kind == RESULT:
             return self.codec.decode(recorded.payload)  # type: ignore[no-any-return]
-        self._steps = self
+        self._steps = USED
         raise self._failure(failures.Failure.parse(recorded.payload))
 
     async def execute_for(self, tally: Tally | None, host: Task[Any] | None) -> T_co:
@@ -309,7 +323,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         Its commit is awaited here, or by whoever keeps the tally.
         """
         if self._steps is None:
-            self._steps = self
+            self._steps = USED
         if host is not None:
             self._host = host
             return await self._record(tally)
@@ -376,7 +390,10 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         if body.is_task and not body.in_flight:
             await body.regain_slot()
         if outcome.failure is not None:
-            raise self._failure(outcome.failure, outcome.error)
+            try:
+                raise self._failure(outcome.failure, outcome.error)
+            finally:
+                del outcome  # the traceback holds this frame, and it would hold the error
         return outcome.value  # type: ignore[no-any-return]
 
     def _attempt(self) -> Coroutine[Any, Any, Outcome]:

@@ -432,6 +432,8 @@ class Execution:
             self._tell_end()
 
     def _tell_end(self) -> None:
+        if (run := self._run) is not None:
+            run.interrupt = run.pause = None  # they would keep it alive, and it keeps the run
         for latch in (self.begun, self.ended, self.round_over):
             if latch is not None and not latch.done():
                 latch.set_result()

@@ -31,6 +31,9 @@ def stepped(body: Coroutine[Any, Any, T], context: Context, /) -> Generator[Any,
             awaited = run(step, sent)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        except BaseException:
+            sent = None  # an error that was thrown in: its traceback holds this frame
+            raise
         try:
             sent = yield awaited
             step = body.send

@@ -16,7 +16,7 @@ from typing import (
     overload,
 )
 
-from taskflow.calls import Call, RecordedCall, identify
+from taskflow.calls import USED, Call, RecordedCall, identify
 from taskflow.codec import Codec, canonical_json, decode_plain
 from taskflow.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
@@ -124,7 +124,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
     def use(self) -> None:
         """A runtime runs it: it may be run as often as one likes."""
         if self._steps is None:
-            self._steps = self
+            self._steps = USED
         if self._child is not None:
             self._child.close()
 
@@ -137,7 +137,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
             raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
         if self._steps is not None:
             raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
-        self._steps = self
+        self._steps = USED
         return self._child
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
 
     def _execute(self) -> Generator[Any, Any, T_co]:
         if self._child is None:
-            self._steps = self
+            self._steps = USED
             raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
         return self._child.__await__()
 

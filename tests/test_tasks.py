@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -704,6 +706,57 @@ async def test_a_replayed_call_awaited_twice_is_an_error_too(runtime: Runtime) -
     with pytest.raises(Crash):
         await runtime.run(shop(), thread_id="t")
     assert await runtime.run(shop(), thread_id="t") == 8
+
+
+@on_asyncio
+async def test_a_call_that_was_answered_can_be_closed(runtime: Runtime) -> None:
+    """As any coroutine, however it was answered: there is nothing left to give up."""
+    crashes = [Crash()]
+
+    @workflow
+    async def shop() -> int:
+        call = double(4)
+        (result,) = await asyncio.gather(call)
+        call.close()
+        if crashes:
+            raise crashes.pop()
+        return result
+
+    with pytest.raises(Crash):
+        await runtime.run(shop(), thread_id="t")
+    assert await runtime.run(shop(), thread_id="t") == 8
+
+
+class Counted(Exception):
+    """Knows which of its instances there are."""
+
+    alive: weakref.WeakSet[Counted] = weakref.WeakSet()
+
+    def __new__(cls, *args: object) -> Self:
+        error = super().__new__(cls, *args)
+        cls.alive.add(error)
+        return error
+
+
+async def test_a_failure_that_was_handled_is_freed_at_once(runtime: Runtime) -> None:
+    """Its traceback is in no circle: a loop of failures leaves nothing to the garbage collector."""
+
+    @task
+    async def fail() -> None:
+        raise Counted
+
+    @workflow
+    async def shop() -> int:
+        with contextlib.suppress(Counted):
+            await fail()
+        await checkpoint()
+        return len(Counted.alive)
+
+    gc.disable()
+    try:
+        assert await runtime.run(shop(), thread_id="t") == 0
+    finally:
+        gc.enable()
 
 
 async def test_a_call_awaited_in_another_run_is_an_error(runtime: Runtime) -> None:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
@@ -61,6 +62,7 @@ OTHER_CHOICE: Final = (
     "their own"
 )
 TRIES_ALONE: Final = 20  # of a pass that is to be repeated, where the loop may order it otherwise
+TELL_EVERY: Final = 2.0  # seconds, of a test that takes longer, how far it is
 TRIES: Final = 3  # to cut a run off at a moment
 # A process that has recorded everything but the end of the run: the next one executes nothing.
 AT_LAST: Final[tuple[tuple[Point, Mode], ...]] = ((Point("commit", LAST), "drop"),)
@@ -74,7 +76,7 @@ class Crashes(Struct, frozen=True):
     left_out: int  # passes that would have been more than ``max_passes``
     unreached: int  # passes that were not cut off, as the run took another way to the same result
     seed: int
-    notes: tuple[str, ...] = ()  # what could not be tried, and why
+    notes: tuple[str, ...] = ()  # what no pass can tell from being right, and where it is done
 
     def __str__(self) -> str:
         text = f"{self.passes} passes, cut off at {self.points} points: the result is the same"
@@ -132,8 +134,8 @@ async def crash_everywhere(
     Raises CrashTestFailed where a pass ends in another result, executes a recorded task again, asks
     for other calls than before, leaves the store damaged or a child executing, or does not end; and
     where the workflow does what a rerun would do again or otherwise: awaits a function that is no
-    task, reads the clock, draws random numbers, depends on the order of a set, or on which branch
-    ends first.
+    task, has a thread call it, opens a file or a socket, reads the clock, draws random numbers,
+    depends on the order of a set, on which branch ends first, or on what was left in memory.
     """
     chosen: tuple[Mode, ...] = tuple(dict.fromkeys(modes))
     if not chosen or set(chosen) - set(MODES):
@@ -217,11 +219,14 @@ class _Trials:
         asked = 1 + len(looks) + len(plans) + len(holds)
         holds = _drawn(holds, max(1, most // 4), rng)
         plans = _drawn(plans, max(0, most - 1 - len(looks) - len(holds)), rng)
-        unreached = 0
-        for plan in (*looks, *plans, *holds):
+        passes = 1 + len(looks) + len(plans) + len(holds)
+        unreached, told = 0, time.monotonic()
+        for number, plan in enumerate((*looks, *plans, *holds), 1):
             outcome = await self._tried(plan)
             unreached += bool(plan.cuts) and not outcome.was_cut
-        passes = 1 + len(looks) + len(plans) + len(holds)
+            if time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                logger.info("crash_everywhere: %d of %d passes", number, passes)
         notes = tuple(self._notes)
         return Crashes(passes, len(points), asked - passes, unreached, self._seed, notes)
 

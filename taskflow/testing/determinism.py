@@ -28,7 +28,6 @@ import anyio
 
 from taskflow import calls, emits, maps, races, values, waits, workflows
 from taskflow.runs import FRAME
-from taskflow.testing import virtual
 from taskflow.testing.functions import (
     OURS,
     is_users,
@@ -85,6 +84,7 @@ LOOP_TIMES: Final = {
     asyncio.BaseEventLoop.time.__code__, anyio.current_time.__code__, VirtualClock.now.__code__,
     AsyncioTime.now.__code__,
 }  # fmt: skip
+VIRTUAL: Final = VirtualClock.now.__code__.co_filename
 DRAWING: Final = {random.__file__: "random", uuid.__file__: "uuid", secrets.__file__: "secrets"}
 UNIQUE: Final = {"uuid1", "uuid4", "uuid6", "uuid7", "uuid8", "getnode"}
 SHARED_RANDOM: Final[object] = random.random.__self__  # type: ignore[attr-defined]
@@ -143,7 +143,7 @@ class Witness:
             path = frame.f_code.co_filename
             if module.split(".")[0] in UNHEARD or path.startswith("<frozen importlib"):
                 return
-            if path.startswith(OURS) and path != virtual.__file__:  # which passes on
+            if path.startswith(OURS) and path != VIRTUAL:  # which passes on
                 return
             if _is_of(frame, HOPS):
                 return  # that was told
