@@ -24,7 +24,9 @@
 While nothing can execute, time jumps to the next moment for which anything waits: `taskflow.sleep`
 and deadlines, the back-off of retries, timeouts, leases, and plain ``asyncio.sleep`` or
 ``trio.sleep``, all in order. While worker threads, worker processes or SQLite are at work, time
-passes as it does on a wall, so that nothing is overtaken.
+passes as it does on a wall, so that nothing is overtaken. Whether anything will come from a socket
+or from another program cannot be known: time does not wait for those, and a limit around a request
+to a real server passes at once.
 """
 
 from __future__ import annotations

@@ -61,6 +61,21 @@ class Reads(Fixtures):
         assert await store.run("thread", "unknown") is None
         assert await store.run("unknown", None) is None
 
+    async def test_the_latest_runs_of_many_threads_are_read_at_once(self, store: Store) -> None:
+        """One row for each thread that has a run, as it is now; none for the others."""
+        first = await begin(store, "a", new_run_id="first")
+        await write(store, finishes=[success(first.key)])
+        await begin(store, "a", input=OTHER_INPUT, new_run_id="second")
+        ended = await begin(store, "b", new_run_id="only")
+        await write(store, finishes=[success(ended.key)])
+        await begin(store, "c")
+
+        rows = {row.thread_id: row for row in await store.latest(["a", "b", "unknown"])}
+
+        assert {each: row.run_id for each, row in rows.items()} == {"a": "second", "b": "only"}
+        assert (rows["a"].status, rows["b"].status) == ("running", "success")
+        assert list(await store.latest([])) == []
+
     async def test_runs_are_listed_newest_first_in_pages(self, store: Store) -> None:
         """``before`` continues a page; runs that begin meanwhile do not shift it."""
         for number in range(5):
