@@ -453,6 +453,18 @@ async def test_what_is_found_outside_is_no_argument(
     assert named in await failure(looking)
 
 
+async def test_a_workflow_may_be_allowed_to_do_what_it_does(anyio_backend: str) -> None:
+    """A template that is read from a file, say."""
+
+    @workflow
+    async def rendered() -> str:
+        return await fetch(template())
+
+    assert "pass allow=[template]" in await failure(rendered)
+    await crash_everywhere(rendered, allow=[template])
+    await crash_everywhere(rendered, allow=[rendered])
+
+
 async def test_recorded_values_and_a_seeded_generator_are_right(anyio_backend: str) -> None:
     """`now`, `random` and `uuid` are recorded, and a generator with a seed draws the same."""
 
@@ -463,6 +475,10 @@ async def test_recorded_values_and_a_seeded_generator_are_right(anyio_backend: s
         return await fetch(f"{seeded} {when.year > 2000} {number < 1} {len(str(name))}")
 
     await crash_everywhere(drawn)
+
+
+def template() -> str:
+    return Path(os.devnull).read_text()
 
 
 class Listing:

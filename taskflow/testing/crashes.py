@@ -128,7 +128,7 @@ async def crash_everywhere(
     process of a pass; without it everything stays in memory. ``signals`` are sent to the run, each
     a name and a value. ``raises``: what the workflow is to raise, each time. ``same`` compares two
     results (default: ``==``). ``allow``: functions that the workflow may call though they are no
-    tasks. ``virtual_time``: waits pass at once.
+    tasks, or workflows that may do what they do. ``virtual_time``: waits pass at once.
     ``patience``: seconds of real time for one pass. ``only`` repeats one pass.
 
     Raises CrashTestFailed where a pass ends in another result, executes a recorded task again, asks

@@ -99,7 +99,8 @@ class Witness:
 
     def __init__(self, allowed: Iterable[Callable[..., Any]]) -> None:
         self._allowed = list(allowed)
-        self._allowed_codes = {getattr(each, "__code__", None) for each in self._allowed}
+        functions = [inspect.unwrap(getattr(each, "fn", each)) for each in self._allowed]
+        self._allowed_codes = {getattr(each, "__code__", None) for each in functions}
         self._findings: dict[str, None] = {}
         self._suspects: dict[str, None] = {}
         self._unrecorded: dict[CodeType, str] = {}  # coroutines, unless they make calls
