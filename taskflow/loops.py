@@ -116,6 +116,9 @@ class Loop:
         """Children that end before what is around them goes on."""
         return TrioGroup()
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back after so many seconds, if the loop still runs; on trio never."""
+
     def cancel_requests(self) -> int:
         """How often the current task was asked to cancel; on trio that is all Cancelled means."""
         return 0
@@ -165,6 +168,9 @@ class AsyncioLoop(Loop):
 
     def group(self) -> Group:
         return AsyncioGroup()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, callback)
 
     def cancel_requests(self) -> int:
         task = asyncio.current_task(self._loop)

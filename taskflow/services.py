@@ -12,6 +12,7 @@ import os
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -47,7 +48,8 @@ from taskflow.stores.base import Store
 __all__ = ("Service", "Settings")
 
 
-PATIENCE: Final = 1.0  # seconds that a process which never closed its runtime waits for threads
+# Seconds that a process which never closed its runtime waits for threads, and for locks.
+PATIENCE: Final = 1.0
 
 # How a run may end here that others have continued, cancelled or deleted.
 UNSURPRISING = ThreadBusy, RunPaused, RunUnfinished, RunCancelled, RunNotFound, LeaseLost
@@ -410,9 +412,16 @@ class Service:
             # asyncio.run() and trio.run() cancel what is left when their main has ended.
             self.is_closing = is_unclosed = True
             self._unclosed()
+            self.loop.call_later(PATIENCE, self._leave)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._unwind(is_unclosed)
+
+    def _leave(self) -> None:
+        """Wait for no lock any longer."""
+        leave: Callable[[], None] | None = getattr(self.store, "leave", None)
+        if leave is not None and not self._closed.done():
+            leave()
 
     async def _unwind(self, is_unclosed: bool) -> None:
         executions = self._executing()

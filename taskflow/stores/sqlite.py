@@ -154,6 +154,8 @@ class SQLiteStore:
         self._lease_time: Callable[[], float] = boot_time
         self._lease_end = threading.Event()
         self._lease_thread: threading.Thread | None = None
+        self._is_leaving = False
+        self._trips: set[asyncio.Task[Any]] = set()  # those that wait for a connection's thread
 
     @property
     def where(self) -> str:
@@ -174,6 +176,7 @@ class SQLiteStore:
 
         self._file = os.path.realpath(self.path)  # noqa: ASYNC240 - a local disk, once
         self._owner = owner
+        self._is_leaving = False
         self._lease_time = boot_time if present.clock is None else present.clock.elapsed
         try:
             self._writer = await self._connect("rwc")
@@ -213,6 +216,15 @@ class SQLiteStore:
         with contextlib.suppress(StoreError):
             await self._trip(self._writer, self._drop_lease)
         await self._close_all()
+
+    def leave(self) -> None:
+        """The process ends: whoever waits for a lock waits no longer, and gets a StoreError.
+
+        What is under way may be done all the same, or not, as in a process that is killed.
+        """
+        self._is_leaving = True
+        for trip in self._trips:
+            trip.cancel()
 
     async def abandon(self, *, holds_lock: bool = False) -> None:
         """Let go of everything without a word to others, as the death of this process would.
@@ -846,6 +858,11 @@ class SQLiteStore:
             except BaseException as error:
                 failure.append(error)
 
+        task = asyncio.current_task()
+        assert task is not None
+        if self._is_leaving:
+            raise self._left()
+        self._trips.add(task)
         try:
             await _send(connection, kept)
         except asyncio.CancelledError as cancelled:
@@ -853,19 +870,25 @@ class SQLiteStore:
             # on at the caller's next await. anyio repeats itself until it meets a shield.
             with anyio.CancelScope(shield=True):
                 while not (outcome or failure):
+                    if self._is_leaving:
+                        raise self._left() from None
                     with contextlib.suppress(asyncio.CancelledError):
                         await _send(connection, _nothing)
             # A cancelled scope repeats itself; a repetition of ours would outlive the scope.
-            task = asyncio.current_task()
-            if task is not None and anyio.current_effective_deadline() != -math.inf:
+            if anyio.current_effective_deadline() != -math.inf:
                 task.uncancel()
                 task.cancel(*cancelled.args)
+        finally:
+            self._trips.discard(task)
         if not failure:
             return outcome[0]
         error = failure[0]
         if isinstance(error, sqlite3.Error | TimeoutError | OSError | UnicodeDecodeError):
             raise self._explained(error) from error
         raise error
+
+    def _left(self) -> StoreError:
+        return StoreError(f"{self.path} was locked by somebody else while the process ended")
 
     def _opened(self, connection: aiosqlite.Connection | None) -> aiosqlite.Connection:
         if connection is None:
@@ -876,7 +899,8 @@ class SQLiteStore:
         if self._lease_thread is not None:
             thread, self._lease_thread = self._lease_thread, None
             # It wakes at once, but may be in the middle of a write.
-            await anyio.to_thread.run_sync(thread.join)
+            while thread.is_alive() and not self._is_leaving:
+                await anyio.to_thread.run_sync(thread.join, 0.1)
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         lock, self._write_lock = self._write_lock, contextlib.nullcontext()
@@ -890,6 +914,8 @@ class SQLiteStore:
             if connection is not None:
                 with contextlib.suppress(StoreError):
                     await self._trip(connection, close)
+                if self._is_leaving:
+                    continue  # its thread is a daemon
                 with outside():
                     await connection.close()
         if isinstance(lock, FileLock):

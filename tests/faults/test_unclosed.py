@@ -35,11 +35,6 @@ WAYS = {
     "daemon": 0,  # the same in a daemon thread
     "trio": 0,
 }
-# What whoever unwinds its loop still waits for.
-SLOW = {
-    "locked": "a locked database, four times for as long as busy_timeout says",
-}
-UNWOUND = ("run", "raise", "exit", "interrupt", "thread", "trio")
 WORKS = (
     "nothing", "bodies", "threads", "processes", "backs_off", "busy", "locked", "asks", "naps",
     "watches", "block", "recovers",
@@ -55,7 +50,8 @@ IMPOSSIBLE = {
 SHORT = {
     ("run", "asks"), ("run", "bodies"), ("run", "busy"), ("run", "processes"), ("run", "threads"),
     ("exit", "opens"), ("raise", "bodies"), ("interrupt", "bodies"), ("close", "busy"),
-    ("close", "locked"), ("drop", "bodies"), ("stop", "threads"), ("trio", "bodies"),
+    ("close", "locked"), ("run", "locked"), ("drop", "bodies"), ("stop", "threads"),
+    ("trio", "bodies"),
 }  # fmt: skip
 HITS = ("hits", "hits_map", "hits_commit")
 
@@ -115,18 +111,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not metafunc.config.getoption("--long"):
         cases = [each for each in cases if each in SHORT]
     if works is WORKS:
-        metafunc.parametrize(
-            ("way", "work"), [pytest.param(*each, marks=known(*each)) for each in cases]
-        )
+        metafunc.parametrize(("way", "work"), cases)
     else:
         metafunc.parametrize("way", [way for way, _ in cases])
-
-
-def known(way: str, work: str) -> list[pytest.MarkDecorator]:
-    """What is known to take longer."""
-    if way not in UNWOUND or work not in SLOW:
-        return []
-    return [pytest.mark.xfail(reason=SLOW[work], run=False)]
 
 
 def test_a_process_with_an_open_runtime_ends_soon_and_warns(
