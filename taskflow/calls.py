@@ -12,7 +12,7 @@ from asyncio import Task
 from collections.abc import Coroutine, Generator
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -37,19 +37,7 @@ T_co = TypeVar("T_co", covariant=True)
 ARGUMENTS_LIMIT = 4096  # bytes of JSON that are kept of a call's arguments, to be shown
 
 
-class _Used:
-    """Stands for the steps of a call that was answered, or that somebody else executes."""
-
-    def send(self, _: object) -> NoReturn:
-        raise RuntimeError("cannot reuse a call that was awaited already: make another one")
-
-    throw = send
-
-    def close(self) -> None:
-        """There is nothing left to give up."""
-
-
-USED: Final = _Used()
+USED: Final = object()  # stands for the steps of a call that was answered, or is somebody else's
 
 
 class Call(Coroutine[Any, Any, T_co]):
@@ -66,7 +54,7 @@ class Call(Coroutine[Any, Any, T_co]):
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         if self._steps is not None:
-            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+            raise self._used()
         self._steps = steps = self._execute()
         return steps
 
@@ -75,6 +63,8 @@ class Call(Coroutine[Any, Any, T_co]):
         steps = self._steps
         if steps is None:
             steps = self.__await__()
+        elif steps is USED or getattr(steps, "gi_frame", steps) is None:  # it has ended
+            raise self._used()
         return steps.send(value)
 
     def throw(
@@ -87,6 +77,8 @@ class Call(Coroutine[Any, Any, T_co]):
         """Raise an exception where it is suspended (the coroutine protocol)."""
         if self._steps is None:
             self._steps = self._execute()
+        elif self._steps is USED:
+            raise self._used()
         if tb is not None and isinstance(typ, BaseException):
             typ = typ.with_traceback(tb)
         return self._steps.throw(typ if isinstance(typ, BaseException) else typ(val))
@@ -95,7 +87,11 @@ class Call(Coroutine[Any, Any, T_co]):
         """Give it up (the coroutine protocol): it will never execute."""
         if self._steps is None:
             self._steps = self._execute()
-        self._steps.close()
+        if self._steps is not USED:
+            self._steps.close()
+
+    def _used(self) -> RuntimeError:
+        return RuntimeError(f"{self.id} was awaited already: make another call to ask again")
 
     def result(self) -> T_co:
         """Wait for the call in a worker thread: what ``await`` gives, in a ``def`` body.
@@ -279,7 +275,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def use(self) -> None:
         """Somebody else executes it, or it is not needed: it cannot be awaited any more."""
         if self._steps is not None:
-            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+            raise self._used()
         self._steps = USED
 
     def cancel(self) -> None:

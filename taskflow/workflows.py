@@ -136,7 +136,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         if self._child is None:
             raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
         if self._steps is not None:
-            raise RuntimeError(f"{self.id} was awaited already: make another call to ask again")
+            raise self._used()
         self._steps = USED
         return self._child
 

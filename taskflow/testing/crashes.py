@@ -31,13 +31,14 @@ what it did instead, in which line, and how to repeat the pass.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
-from types import CodeType
+from types import FunctionType
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -46,9 +47,11 @@ from taskflow.clocks import present
 from taskflow.runs import logger
 from taskflow.runtime import Runtime
 from taskflow.stores.base import Store
+from taskflow.testing.functions import count_as_users, reachable
 from taskflow.testing.judgements import Judge
+from taskflow.testing.memory import Memory
 from taskflow.testing.processes import LAST, Mode, Point, Silence, on_asyncio
-from taskflow.testing.trials import Outcome, Plan, Raised, Setting, Trial
+from taskflow.testing.trials import Known, Outcome, Plan, Raised, Setting, Trial
 from taskflow.testing.virtual import VirtualClock
 from taskflow.workflows import WorkflowCall
 
@@ -76,7 +79,7 @@ class Crashes(Struct, frozen=True):
     left_out: int  # passes that would have been more than ``max_passes``
     unreached: int  # passes that were not cut off, as the run took another way to the same result
     seed: int
-    notes: tuple[str, ...] = ()  # what no pass can tell from being right, and where it is done
+    notes: tuple[str, ...] = ()  # what no pass could tell from being right, or not look at
 
     def __str__(self) -> str:
         text = f"{self.passes} passes, cut off at {self.points} points: the result is the same"
@@ -173,20 +176,23 @@ class _Trials:
         self._same = same
         self._numbers = count(1)
         self._judge: Judge | None = None
-        self._workflows: set[str] = set()
-        self._executed: dict[CodeType, None] = {}  # of the user's, in workflows
+        self._known = Known(set(), {}, Memory())
         self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
     async def begin(self, raises: type[BaseException] | tuple[type[BaseException], ...]) -> None:
         """The undisturbed run."""
         trial = self._trial(Plan())
-        outcome = self._first = await trial.run(set())
+        fn = inspect.unwrap(trial.call.definition.fn)
+        if isinstance(fn, FunctionType):
+            count_as_users(fn)
+            self._known.memory.look(reachable(fn))
+        outcome = self._first = await trial.run(self._known)
         self._judge = Judge(outcome, trial.call.definition.codec, self._same)
         self._check(outcome)
         self._learn(outcome)
         names = {row.name for row in outcome.history.calls.values()}
-        self._workflows = names | {trial.call.definition.name}
+        self._known.workflows = names | {trial.call.definition.name}
         if outcome.error is not None and not isinstance(outcome.error, raises):
             raise CrashTestFailed(
                 f"crash_everywhere: the undisturbed run raised {outcome.result}: mend that, or, if "
@@ -248,7 +254,7 @@ class _Trials:
         """A pass in which nothing was wrong."""
         tries = 0
         while True:
-            outcome = await self._trial(plan).run(self._workflows, self._executed)
+            outcome = await self._trial(plan).run(self._known)
             self._check(outcome)
             tries += 1
             # The loop may order what is concurrent otherwise, and the moment does not come.
@@ -259,14 +265,18 @@ class _Trials:
         if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST[0]:
             self._notes[OTHER_CHOICE] = None
             again = Plan((*plan.cuts, *AT_LAST), plan.what, plan.held)
-            self._check(await self._trial(again).run(self._workflows))
+            self._check(await self._trial(again).run(self._known))
         for name in outcome.order.without_source if outcome.order else ():
-            self._notes[f"the source of {name} is not there: its use of sets is unknown"] = None
+            self._notes[
+                f"the source of {name} is not there, or not by itself: its use of sets is unknown"
+            ] = None
+        for name in outcome.memory.left_out if outcome.memory else ():
+            self._notes[f"{name} holds too much to look whether a rerun depends on it"] = None
         return outcome
 
     def _learn(self, outcome: Outcome) -> None:
         if outcome.witness is not None:
-            self._executed |= outcome.witness.executed
+            self._known.executed |= outcome.witness.executed
             self._notes |= outcome.witness.effects
 
     def _trial(self, plan: Plan) -> Trial:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import datetime
 import dis
 import inspect
@@ -20,7 +21,8 @@ import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Final
 
@@ -99,7 +101,10 @@ class Witness:
 
     def __init__(self, allowed: Iterable[Callable[..., Any]]) -> None:
         self._allowed = list(allowed)
-        functions = [inspect.unwrap(getattr(each, "fn", each)) for each in self._allowed]
+        self._allowed_names = {getattr(each, "__name__", "") for each in self._allowed}
+        functions: list[Any] = [inspect.unwrap(getattr(each, "fn", each)) for each in self._allowed]
+        functions += [type(each).__call__ for each in functions]
+        functions += [each.func for each in functions if isinstance(each, partial)]
         self._allowed_codes = {getattr(each, "__code__", None) for each in functions}
         self._findings: dict[str, None] = {}
         self._suspects: dict[str, None] = {}
@@ -111,6 +116,8 @@ class Witness:
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
         self._former: Any = None
+        self._is_over = False
+        self._outer: dict[tuple[int, CodeType], tuple[object, bool]] = {}
 
     def findings(self) -> list[str]:
         """What is wrong for certain."""
@@ -124,7 +131,6 @@ class Witness:
     def __enter__(self) -> Witness:
         _audit()
         _watching.append(self)
-        self._is_over = False
         self._former = sys.getprofile(), threading.getprofile()
         sys.setprofile(self._notice)
         threading.setprofile(self._notice)  # of those that begin now: `def` workflows execute there
@@ -133,7 +139,10 @@ class Witness:
     def __exit__(self, *raised: object) -> None:
         self._is_over = True
         here, in_threads = self._former
-        sys.setprofile(here)
+        if here is None or callable(here):
+            sys.setprofile(here)
+        else:  # a profiler in C, as cProfile's before Python 3.12
+            here.enable()
         threading.setprofile(in_threads)
         _watching.remove(self)
 
@@ -155,7 +164,7 @@ class Witness:
         if frame is None or not self._is_workflows(frame):
             return
         names = {event, event.rpartition(".")[2]}
-        if names & {each.__name__ for each in self._allowed} or self._is_allowed(frame):
+        if names & self._allowed_names or self._is_allowed(frame):
             return
         path = _path_of(frame.f_code)
         self._find_outside(_name(frame), event, f" ({_place(frame)})", f", or pass allow=[{path}]")
@@ -176,7 +185,14 @@ class Witness:
     def _notice(self, frame: FrameType, event: str, argument: Any) -> None:
         if self._is_over:
             sys.setprofile(None)  # in a thread that began meanwhile, and lives on
-        elif event == "call":
+            return
+        try:
+            self._see(frame, event, argument)
+        except Exception as error:  # of a class of the user's: it must not be raised in that code
+            self._suspects[f"{_place(frame)} could not be looked at: {error!r}"] = None
+
+    def _see(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
             code = frame.f_code
             if code.co_filename in DRAWING:
                 self._drawn(frame)
@@ -364,8 +380,7 @@ class Witness:
         if code in self._allowed_codes or _is_comprehension(code):
             return
         if workflow_of(code) is not None:
-            if rebound := self._rebound_outside(code):
-                self._note_effect(frame, f"rebinds {', '.join(rebound)}")
+            self._note_rebound(frame)
             return
         caller = frame.f_back
         is_awaited = code.co_flags & inspect.CO_COROUTINE and not _is_protocol(code)
@@ -389,10 +404,8 @@ class Witness:
                 + f", or, if it does nothing but compute, pass allow=[{_path_of(code)}]"
             )
         elif not code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
-            if rebound := self._rebound_outside(code):
-                self._note_effect(frame, f"rebinds {', '.join(rebound)}")
-            else:
-                self._suspects[f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"] = None
+            self._suspects[f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"] = None
+            self._note_rebound(frame)
 
     def _outer_names(self, code: CodeType) -> list[str]:
         """The variables of functions around this one, but for those that began in the workflow."""
@@ -425,35 +438,51 @@ class Witness:
             )
         ]
 
-    def _rebound_outside(self, code: CodeType) -> list[str]:
-        """The global and nonlocal names that a function binds anew."""
-        found: dict[str, None] = {}
+    def _rebound_outside(self, code: CodeType) -> dict[str, bool]:
+        """The global and nonlocal names that a function binds anew, and whether by ``x += 1``."""
+        found: dict[str, bool] = {}
         outer = self._outer_names(code)
+        before = ""
         for each in dis.get_instructions(code):
             is_outside = each.opname == "STORE_GLOBAL" or (
                 each.opname == "STORE_DEREF" and each.argval in outer
             )
             if is_outside:
-                found[str(each.argval)] = None
-        return list(found)
+                name = str(each.argval)
+                found[name] = found.get(name, False) or before == "BINARY_OP"
+            if each.opname != "CACHE":
+                before = each.opname
+        return found
 
     def _is_outer(self, owner: object, frame: FrameType | None) -> bool:
         """Whether a module, or a function around what executes, holds an object."""
         while frame is not None and self._knows_as_users(frame.f_code):
-            held = [*frame.f_globals.values()]
-            held += [frame.f_locals.get(each) for each in self._outer_names(frame.f_code)]
-            inner = [each for value in held if isinstance(value, dict) for each in value.values()]
-            if any(value is owner for value in (*held, *inner)):
+            known = self._outer.get((id(owner), frame.f_code))
+            if known is None:
+                known = owner, _is_held(owner, self._outer_values(frame))
+                self._outer[id(owner), frame.f_code] = known
+            if known[1]:
                 return True
             frame = frame.f_back
         return False
 
-    def _note_effect(self, frame: FrameType, effect: str) -> None:
+    def _outer_values(self, frame: FrameType) -> Iterator[object]:
+        """What is global, or of functions around this one."""
+        yield from frame.f_globals.values()
+        for name in self._outer_names(frame.f_code):
+            yield frame.f_locals.get(name)
+
+    def _note_rebound(self, frame: FrameType) -> None:
+        """What is counted on is counted again; what is only kept, a client say, may be right."""
+        for name, is_counted in self._rebound_outside(frame.f_code).items():
+            self._note_effect(frame, f"rebinds {name}", may_be_right=not is_counted)
+
+    def _note_effect(self, frame: FrameType, effect: str, *, may_be_right: bool = False) -> None:
         code = frame.f_code
         where = f"{code.co_name} ({_place(frame)})"
         if code in self._allowed_codes or _is_comprehension(code):
             return
-        if workflow_of(code) is not None or _is_comprehension(code):
+        if may_be_right or workflow_of(code) is not None:
             # Tests count executions like this; it is no result yet.
             effect = f"{where} {effect}, which outlives the run: every rerun does so again"
             self._suspects[effect] = self.effects[effect] = None
@@ -477,7 +506,8 @@ def _audit() -> None:
 
 def _heard(event: str, _: object) -> None:
     if _watching and event.startswith(AUDITED):
-        _watching[-1].hear(event, sys._getframe(1))
+        with contextlib.suppress(Exception):  # it would be raised in the code that is heard
+            _watching[-1].hear(event, sys._getframe(1))
 
 
 def _is_protocol(code: CodeType) -> bool:
@@ -505,6 +535,16 @@ def _is_of_workflow() -> bool:
     """Whether this is the context of a workflow, and not of a task."""
     current = FRAME.get()
     return current is not None and not current.is_task and not current.run.is_block
+
+
+def _is_held(owner: object, values: Iterable[object]) -> bool:
+    """Whether it is one of these, or in a dictionary that is."""
+    for value in values:
+        if value is owner:
+            return True
+        if type(value) is dict and any(each is owner for each in value.values()):
+            return True
+    return False
 
 
 def _is_database(value: object) -> bool:

@@ -13,7 +13,7 @@ import sysconfig
 import textwrap
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 import taskflow
@@ -21,8 +21,8 @@ from taskflow.calls import Call
 from taskflow.definitions import Definition, definitions_named
 
 __all__ = (
-    "OURS", "closure_of", "codes_in", "functions_of", "is_users", "is_users_module",
-    "orchestrates", "stored_roots", "task_of", "workflow_of",
+    "OURS", "closure_of", "codes_in", "count_as_users", "functions_in", "functions_of", "is_users",
+    "is_users_module", "orchestrates", "reachable", "stored_roots", "task_of", "workflow_of",
 )  # fmt: skip
 
 OURS: Final = os.path.dirname(taskflow.__file__) + os.sep
@@ -43,6 +43,19 @@ def is_users(code: CodeType) -> bool:
     return _is_users_path(code.co_filename)
 
 
+_counted: Final[dict[str, None]] = {}  # files and folders of installed packages that are the user's
+
+
+def count_as_users(fn: FunctionType) -> None:
+    """A workflow's package is the user's, though it is installed."""
+    path = fn.__code__.co_filename
+    if any(each in path for each in _INSTALLED):
+        package = sys.modules.get(fn.__module__.partition(".")[0])
+        folders = getattr(package, "__path__", None)
+        for folder in [path] if folders is None else [f"{each}{os.sep}" for each in folders]:
+            _counted[folder] = None
+
+
 def is_users_module(name: str) -> bool:
     """The same of a module."""
     module = sys.modules.get(name)
@@ -53,6 +66,8 @@ def is_users_module(name: str) -> bool:
 
 def _is_users_path(path: str) -> bool:
     if path.startswith(TYPED_IN):
+        return True
+    if path.startswith(tuple(_counted)):
         return True
     if path.startswith(("<", *_STDLIB)) or any(each in path for each in _INSTALLED):
         return False
@@ -107,6 +122,35 @@ def stored_roots(code: CodeType) -> tuple[Stored, ...]:
     return tuple(found)
 
 
+def functions_in(fn: FunctionType) -> Iterator[FunctionType]:
+    """The functions that it may call: by name, or as methods and attributes of what it names."""
+    held = {**fn.__globals__, **closure_of(fn)}
+    code = fn.__code__
+    for name in (*code.co_names, *code.co_freevars):
+        value = held.get(name)
+        if isinstance(value, Definition) and value.is_workflow:
+            value = inspect.unwrap(value.fn)
+        if isinstance(value, FunctionType):
+            yield value
+            continue
+        holder = value if isinstance(value, type | ModuleType) else type(value)
+        for attribute in code.co_names:
+            if isinstance(found := vars(holder).get(attribute), FunctionType):
+                yield found
+
+
+def reachable(fn: FunctionType) -> dict[CodeType, None]:
+    """Its code, and that of the user's functions that it may call, and so on."""
+    found: dict[CodeType, None] = {}
+    left = [fn]
+    while left:
+        reached = left.pop()
+        if reached.__code__ not in found and is_users(reached.__code__):
+            found[reached.__code__] = None
+            left += functions_in(reached)
+    return found
+
+
 def functions_of(codes: Iterable[CodeType]) -> list[FunctionType]:
     """The functions that there are at this moment with that code."""
     known = set(codes)
@@ -147,7 +191,7 @@ def _names_tasks(
             value = closure.get(name)
         else:
             continue
-        if isinstance(value, Definition | Call) or value in OUR_CALLS:
+        if isinstance(value, Definition | Call) or any(value is each for each in OUR_CALLS):
             return True
         if isinstance(value, FunctionType) and depth < 3 and is_users(value.__code__):
             held = closure_of(value)

@@ -107,12 +107,13 @@ class Judge:
         if outcome.order is not None and outcome.order.places:
             reason = partial(self._set_order_reason, outcome.order.places)
         elif outcome.memory is not None and outcome.memory.changed:
-            reason = partial(self._memory_reason, outcome.memory.changed)
+            reason = partial(self._memory_reason, list(outcome.memory.changed))
         elif plan.what == "hold":
             reason = partial(self._hold_reason, plan.held, history)
         last = outcome.processes[-1].number
         executed = [task_id for task_id, process in history.executed if process == last]
-        if any(row.kind == ERROR for row in history.calls.values()):
+        has_failures = any(row.kind == ERROR for row in history.calls.values())
+        if has_failures:
             # What a failure beside it has cut off has no record, and begins again.
             begun = {task_id for task_id, process in history.executed if process < last}
             cut_off = {each for each in begun if history.recorded_in.get(each, last) == last}
@@ -122,6 +123,15 @@ class Judge:
                 "a rerun of which everything was recorded executed "
                 + self._listed(executed, history)
                 + self._recorded_like(executed, history),
+                reason(),
+            ]
+        run = outcome.processes[-1].run
+        unasked = [] if run is None else [each.task_id for each in run.unused()]
+        # A failure, and a contest, may end what is beside it before that has asked.
+        if unasked and not (history.has_contests or has_failures):
+            return [
+                "a rerun of which everything was recorded did not ask for "
+                + self._listed(unasked, history),
                 reason(),
             ]
         if not self._is_same(was, outcome.result):
@@ -217,8 +227,8 @@ class Judge:
 
     def _memory_reason(self, names: list[str]) -> str:
         return (
-            f"it depends on what was left in the process while it executed ({', '.join(names)}), "
-            "which another process does not have: have a task return that, and pass it on"
+            "it depends on what was left in the process, which another one does not have: have a "
+            f"task return that, and pass it on (changed meanwhile: {', '.join(names)})"
         )
 
     def _hold_reason(self, held: str, history: History) -> str:

@@ -7,150 +7,204 @@ that it has set. `Memory` puts that back to what it was, for as long as a rerun 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import operator
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, CodeType
-from typing import Any, Final
-
-from msgspec import Struct
+from itertools import chain
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
+from types import SimpleNamespace as Namespace
+from typing import Any, Final, NamedTuple
 
 from taskflow.testing.functions import codes_in, functions_of, is_users_module
 
 __all__ = ("Memory",)
 
-DEPTH: Final = 3  # of what is held by what a name stands for
+DEPTH: Final = 4  # of what is held by what a name stands for
+MOST: Final = 100_000  # things that are looked at
 MISSING: Final = object()
+CONTAINERS: Final = (OrderedDict, dict, set, list, deque, bytearray)
+HOLDERS: Final = (Namespace, UserDict, UserList, ChainMap)  # whose attributes are what they hold
 
 
-class Kept(Struct, frozen=True):
-    """What a variable stood for at a moment, and what that held."""
+class Part(NamedTuple):
+    """Something that can change: a variable, what a container holds, what an object's slots do."""
 
-    value: object
-    contents: tuple[Any, ...]  # of copies, in the order in which they are found
-    put_back: Callable[[], None]
-
-
-class Variable(Struct, frozen=True):
-    """A global variable, or one of a function around the code that names it."""
-
-    name: str
-    namespace: dict[str, Any] | None
-    cell: CellType | None
-
-    @property
-    def value(self) -> object:
-        if self.namespace is not None:
-            return self.namespace.get(self.name, MISSING)
-        assert self.cell is not None
-        try:
-            return self.cell.cell_contents
-        except ValueError:
-            return MISSING
-
-    def bind(self, value: object) -> None:
-        if value is MISSING or self.value is value:
-            return
-        if self.namespace is not None:
-            self.namespace[self.name] = value
-        elif self.cell is not None:
-            self.cell.cell_contents = value
+    name: str  # of the variable that leads to it
+    read: Callable[[], list[Any]]
+    write: Callable[[list[Any]], None]
 
 
 class Memory:
-    """What these pieces of code name, as it is now."""
+    """What some functions find by the names in them, and what changes of that."""
 
-    def __init__(self, executed: Iterable[CodeType]) -> None:
-        self._variables = list(_variables_of(executed))
-        self._before = [_kept(each) for each in self._variables]
-        self._after: list[Kept] = []
-        self.changed: list[str] = []  # names, once it was forgotten
+    def __init__(self) -> None:
+        self.changed: dict[str, None] = {}  # names, once it was forgotten
+        self.left_out: dict[str, None] = {}  # names of what holds too much to be looked at
+        self._seen: set[object] = set()
+        self._looked_at = 0
+        self._before: list[tuple[Part, list[Any]]] = []
+        self._after: list[tuple[Part, list[Any]]] = []
+
+    def look(self, codes: Iterable[CodeType]) -> None:
+        """Look at what the functions with that code name, if it was not looked at before."""
+        for fn in functions_of(codes):
+            for name, part in _variables_of(fn):
+                if name not in self._seen:
+                    self._seen.add(name)
+                    (value,) = self._keep(part)
+                    self._look_into(value, part.name, DEPTH)
 
     def forget(self) -> None:
-        """Put everything back to what it was when this was made."""
-        self._after = [_kept(each) for each in self._variables]
-        for variable, before, after in zip(self._variables, self._before, self._after, strict=True):
-            if _differ(before, after):
-                self.changed.append(variable.name)
-        for variable, before in zip(self._variables, self._before, strict=True):
-            variable.bind(before.value)
-            before.put_back()
+        """Put everything back to what it was when it was looked at."""
+        for part, before in self._before:
+            with contextlib.suppress(Exception):  # of a class of the user's
+                after = part.read()
+                if not _are_same(before, after):
+                    self._after.append((part, after))
+                    part.write(before)
+                    self.changed[part.name] = None
 
     def recall(self) -> None:
-        """Put everything back to what it was when it was forgotten."""
-        for variable, after in zip(self._variables, self._after, strict=False):
-            variable.bind(after.value)
-            after.put_back()
+        """Put back what was forgotten."""
+        while self._after:
+            part, after = self._after.pop()
+            with contextlib.suppress(Exception):
+                part.write(after)
+
+    def _keep(self, part: Part) -> list[Any]:
+        contents = part.read()
+        self._looked_at += len(contents)
+        self._before.append((part, contents))
+        return contents
+
+    def _look_into(self, value: Any, name: str, depth: int) -> None:
+        if depth == 0 or id(value) in self._seen:
+            return
+        kind = type(value)
+        size = len(value) if issubclass(kind, CONTAINERS) else 0
+        if self._looked_at + size > MOST:
+            self.left_out[name] = None
+            return
+        if issubclass(kind, (*CONTAINERS, tuple)) or is_users_module(kind.__module__):
+            self._seen.add(id(value))  # which stays what it is: a part of it is kept
+        held: Iterable[Any] = ()
+        container = next((each for each in CONTAINERS if issubclass(kind, each)), None)
+        if container is not None:
+            held = self._keep(_contents(container, value, name))
+        elif kind is tuple:
+            held = value
+        elif kind is type and is_users_module(value.__module__):
+            held = self._keep(_class(value, name))
+        if is_users_module(kind.__module__) or issubclass(kind, HOLDERS):
+            if slots := _slots_of(kind):
+                held = [*held, *self._keep(_slots(value, slots, name))]
+            with contextlib.suppress(TypeError):
+                held = [*held, vars(value)]
+        for each in held:
+            self._look_into(each, name, depth - 1)
 
 
-def _variables_of(executed: Iterable[CodeType]) -> Iterator[Variable]:
-    seen: set[tuple[int, str]] = set()
-    for fn in functions_of(executed):
-        code = fn.__code__
-        for name in {name for each in (code, *codes_in(code)) for name in each.co_names}:
-            if name in fn.__globals__ and (id(fn.__globals__), name) not in seen:
-                seen.add((id(fn.__globals__), name))
-                yield Variable(name, fn.__globals__, None)
-        for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
-            if (id(cell), name) not in seen:
-                seen.add((id(cell), name))
-                yield Variable(name, None, cell)
+def _variables_of(fn: FunctionType) -> Iterator[tuple[object, Part]]:
+    """Global ones, also of the user's modules that it names, and those of functions around it."""
+    code = fn.__code__
+    names = {name for each in (code, *codes_in(code)) for name in each.co_names}
+    modules = [fn.__globals__.get(name) for name in names]
+    namespaces = [
+        vars(each)
+        for each in modules
+        if type(each) is ModuleType and is_users_module(each.__name__)
+    ]
+    for namespace in (fn.__globals__, *namespaces):
+        for name in sorted(names):
+            yield (id(namespace), name), _variable(namespace, name)
+    for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
+        yield id(cell), _cell(cell, name)
 
 
-def _kept(variable: Variable) -> Kept:
-    found: list[tuple[Any, Callable[[], None]]] = []
-    _collect(variable.value, DEPTH, found, set())
+def _variable(namespace: dict[str, Any], name: str) -> Part:
+    def write(contents: list[Any]) -> None:
+        if contents[0] is MISSING:
+            del namespace[name]
+        else:
+            namespace[name] = contents[0]
 
-    def put_back() -> None:
-        for _, each in found:
-            each()
-
-    return Kept(variable.value, tuple(copy for copy, _ in found), put_back)
-
-
-def _collect(
-    value: Any, depth: int, found: list[tuple[Any, Callable[[], None]]], seen: set[int]
-) -> None:
-    """Copies of what ``value`` holds, and of what that holds, each with what puts it back."""
-    if depth == 0 or id(value) in seen:
-        return
-    seen.add(id(value))
-    held: Iterable[Any] = ()
-    if isinstance(value, dict):
-        copied = dict(value)
-        found.append((copied, lambda: _refill(value, value.update, copied)))
-        held = list(copied.values())
-    elif isinstance(value, set):
-        members = set(value)
-        found.append((members, lambda: _refill(value, value.update, members)))
-    elif isinstance(value, list | deque | bytearray):
-        items = list(value)
-        found.append((items, lambda: _refill(value, value.extend, items)))
-        held = items
-    elif isinstance(value, type) and is_users_module(value.__module__):
-        attributes = {name: each for name, each in vars(value).items() if _is_data(name, each)}
-        found.append((attributes, lambda: _set_all(value, attributes)))
-        held = list(attributes.values())
-    elif is_users_module(type(value).__module__):
-        if hasattr(value, "__dict__"):
-            _collect(vars(value), depth, found, seen)
-        kinds: Any = type(value).__mro__
-        names = [each for kind in kinds for each in getattr(kind, "__slots__", ())]
-        slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        found.append((slots, lambda: _set_all(value, slots)))
-        held = list(slots.values())
-    for each in held:
-        _collect(each, depth - 1, found, seen)
+    return Part(name, lambda: [namespace.get(name, MISSING)], write)
 
 
-def _refill(container: Any, fill: Callable[[Any], object], contents: Any) -> None:
-    container.clear()
-    fill(contents)
+def _cell(cell: CellType, name: str) -> Part:
+    def read() -> list[Any]:
+        try:
+            return [cell.cell_contents]
+        except ValueError:
+            return [MISSING]
+
+    def write(contents: list[Any]) -> None:
+        if contents[0] is MISSING:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = contents[0]
+
+    return Part(name, read, write)
 
 
-def _set_all(owner: object, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
-        if getattr(owner, name, MISSING) is not value:
-            setattr(owner, name, value)
+def _contents(kind: Any, container: Any, name: str) -> Part:
+    """By the methods of its builtin class, whatever a class of the user's makes of them."""
+
+    def read() -> list[Any]:
+        if issubclass(kind, dict):
+            return [*chain.from_iterable(kind.items(container))]
+        return [*kind.__iter__(container)]
+
+    def write(contents: list[Any]) -> None:
+        kind.clear(container)
+        if issubclass(kind, dict):
+            kind.update(container, zip(contents[::2], contents[1::2], strict=True))
+        elif issubclass(kind, set):
+            kind.update(container, contents)
+        else:
+            kind.extend(container, contents)
+
+    return Part(name, read, write)
+
+
+def _class(owner: type, name: str) -> Part:
+    def read() -> list[Any]:
+        attributes = vars(owner).items()
+        return [*chain.from_iterable(each for each in attributes if _is_data(*each))]
+
+    def write(contents: list[Any]) -> None:
+        wanted = dict(zip(contents[::2], contents[1::2], strict=True))
+        for attribute in {*read()[::2]} - wanted.keys():
+            type.__delattr__(owner, attribute)
+        for attribute, value in wanted.items():
+            type.__setattr__(owner, attribute, value)
+
+    return Part(name, read, write)
+
+
+def _slots_of(kind: type) -> list[MemberDescriptorType]:
+    found = (each for owner in kind.__mro__ for each in vars(owner).values())
+    return [each for each in found if isinstance(each, MemberDescriptorType)]
+
+
+def _slots(owner: object, slots: list[MemberDescriptorType], name: str) -> Part:
+    def read() -> list[Any]:
+        contents: list[Any] = []
+        for slot in slots:
+            try:
+                contents.append(slot.__get__(owner))
+            except AttributeError:
+                contents.append(MISSING)
+        return contents
+
+    def write(contents: list[Any]) -> None:
+        for slot, value, now in zip(slots, contents, read(), strict=True):
+            if value is MISSING and now is not MISSING:
+                slot.__delete__(owner)
+            elif value is not now:
+                slot.__set__(owner, value)
+
+    return Part(name, read, write)
 
 
 def _is_data(name: str, value: object) -> bool:
@@ -158,9 +212,5 @@ def _is_data(name: str, value: object) -> bool:
     return not is_method and not (name.startswith("__") and name.endswith("__"))
 
 
-def _differ(before: Kept, after: Kept) -> bool:
-    if before.value is not after.value:
-        return True
-    with contextlib.suppress(Exception):  # of the user's __eq__
-        return bool(before.contents != after.contents)
-    return True
+def _are_same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))

@@ -26,7 +26,7 @@ from taskflow.feeds import Listener
 from taskflow.loops import Outside, counted
 from taskflow.promises import Latch, uninterrupted
 from taskflow.records import OUTCOMES, RESULT, Batch, Checkpoint, Committed, RunStatus
-from taskflow.runs import FRAME
+from taskflow.runs import FRAME, Run
 from taskflow.stores.base import Store
 from taskflow.testing.wrapped import WrappedStore
 
@@ -162,6 +162,7 @@ class Process:
         self.cancel: Callable[[], object] | None = None  # cancels whoever waits for the run
         self.where: str | None = None  # file and line of the await that it was cut off at
         self.result: bytes | None = None  # that the run was about to end with
+        self.run: Run | None = None  # that its bodies belong to
         self.bodies: dict[int, str] = {}  # coroutines that execute now
         self.outside = Outside()  # what threads do for it: nobody waits for those of the dead
         counted.all.append(self.outside)
@@ -263,6 +264,7 @@ class Process:
         assert frame is not None
         call_id = frame.call_id or ""
         index = 0
+        self.run = frame.run
         step: Callable[..., Any] = body.send
         sent: Any = None
         self.bodies[id(body)] = call_id
@@ -290,6 +292,9 @@ class Process:
                         if self._is_asyncio:
                             raise Burial from None
                     return stop.value  # type: ignore[no-any-return]
+                except BaseException:
+                    sent = None  # an error that was thrown in: its traceback holds this frame
+                    raise
                 # What a body awaits is what bodies around it await: it is counted once.
                 is_held = False
                 if not self._is_reported:

@@ -11,19 +11,25 @@ import ast
 import inspect
 import operator
 import textwrap
-from collections.abc import Iterable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from collections.abc import Iterable
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 from taskflow.definitions import definitions_of
-from taskflow.testing.functions import closure_of, codes_in, functions_of, is_users
+from taskflow.testing.functions import (
+    codes_in,
+    functions_in,
+    functions_of,
+    is_users,
+    is_users_module,
+)
 
 __all__ = ("OtherSetOrder",)
 
 ORDER: Final = "__taskflow_other_order__"
-LAST: Final = "__taskflow_other_last__"
-SEED: Final = "__taskflow_other_seed__"
-GIVEN: Final = "__taskflow_given__"
+PICK: Final = "__taskflow_pick__"
+SHOW: Final = "__taskflow_show__"
 # Functions that give what they are given in its order, and methods that do.
 ORDERED: Final = {
     "list", "tuple", "iter", "enumerate", "zip", "map", "filter", "next", "dict", "max", "min",
@@ -40,7 +46,7 @@ ORDERED_METHODS: Final = ORDERED | {
     "dumps",
 }
 # Functions that give something else in another process, or show a set.
-SEEDED: Final = {"hash", "str", "repr"}
+SEEDED_FUNCTIONS: Final = (hash, str, repr)
 OTHER_SEED: Final = 0x5BD1E995
 PLAIN: Final = (int, float, bool)  # whose hash is the same in every process
 
@@ -71,7 +77,7 @@ class OtherSetOrder:
     def __exit__(self, *raised: object) -> None:
         for fn, code in reversed(self._former):
             fn.__code__ = code
-            for name in (ORDER, LAST, SEED, GIVEN):
+            for name in (ORDER, PICK, SHOW):
                 fn.__globals__.pop(name, None)
 
     def _change(self, fn: FunctionType, done: set[FunctionType], *, is_inner: bool = False) -> None:
@@ -82,7 +88,7 @@ class OtherSetOrder:
         if fn in done or not is_users(fn.__code__):
             return
         done.add(fn)
-        for called in _functions_in(fn):
+        for called in functions_in(fn):
             self._change(called, done)
         code = _reordered(fn)
         if code is None:
@@ -92,9 +98,8 @@ class OtherSetOrder:
         self._former.append((fn, fn.__code__))
         fn.__code__ = code
         fn.__globals__[ORDER] = self.of
-        fn.__globals__[LAST] = self.pop
-        fn.__globals__[SEED] = self.seeded
-        fn.__globals__[GIVEN] = self.given
+        fn.__globals__[PICK] = self.pick
+        fn.__globals__[SHOW] = self.shown
 
     def of(self, value: Any, place: str) -> Any:
         """``value``, or, if it is a set whose order may differ, its members in another order."""
@@ -103,29 +108,35 @@ class OtherSetOrder:
         self._note(place)
         return list(value)[::-1]
 
-    def given(self, value: Any, function: Any, place: str) -> Any:
-        """What ``function`` is given for ``value``, if it is one that cares for the order."""
+    def pick(self, function: Any, place: str) -> Any:
+        """What is called in place of ``function``: itself, if it cares for no order."""
         name = getattr(function, "__name__", "")
-        cares = isinstance(function, type | BuiltinFunctionType) and name in ORDERED
-        return self.of(value, place) if cares else value
+        owner = getattr(function, "__self__", None)
+        if any(function is each for each in SEEDED_FUNCTIONS):
+            return lambda *given, **how: self._seeded(function, given, how, place)
+        if name not in ORDERED_METHODS | {"pop", "format"} or _is_users_function(function):
+            return function
+        if name == "pop":
+            return partial(self.pop, owner, place) if isinstance(owner, set) else function
+        show = self.shown if name == "format" else self.of
+        return lambda *given, **how: function(*(show(each, place) for each in given), **how)
 
-    def pop(self, value: Any, place: str) -> Any:
+    def pop(self, value: set[Any], place: str) -> Any:
         """What ``value.pop()`` gives."""
-        if not isinstance(value, set) or not _is_arbitrary(value):
+        if not _is_arbitrary(value):
             return value.pop()
         last = self.of(value, place)[0]
         value.remove(last)
         return last
 
-    def seeded(self, value: Any, function: Any, place: str) -> Any:
-        """What ``function``, which is hash, str or repr, gives for ``value`` elsewhere."""
-        if function is hash and not isinstance(value, PLAIN):
+    def _seeded(self, function: Any, given: Any, how: Any, place: str) -> Any:
+        """What hash, str or repr gives elsewhere."""
+        if function is hash and not _is_plain(given[0]):
             self._note(place)
-            return hash(value) ^ OTHER_SEED
-        shown = self._shown(value, place) if function in (str, repr, None) else value
-        return shown if function is None else function(shown)
+            return hash(*given) ^ OTHER_SEED
+        return function(*(self.shown(each, place) for each in given), **how)
 
-    def _shown(self, value: Any, place: str) -> Any:
+    def shown(self, value: Any, place: str) -> Any:
         """The same with sets in it that are shown in another order, or itself if it has none."""
         if isinstance(value, set | frozenset):
             ordered = self.of(value, place)
@@ -134,10 +145,10 @@ class OtherSetOrder:
             text = f"{{{', '.join(map(repr, ordered))}}}"
             return _Text(text if isinstance(value, set) else f"frozenset({text})")
         if type(value) in (list, tuple):
-            shown = type(value)(self._shown(each, place) for each in value)
+            shown = type(value)(self.shown(each, place) for each in value)
             return shown if any(map(operator.is_not, shown, value)) else value
         if type(value) is dict:
-            texts = {name: self._shown(each, place) for name, each in value.items()}
+            texts = {name: self.shown(each, place) for name, each in value.items()}
             return texts if any(map(operator.is_not, texts.values(), value.values())) else value
         return value
 
@@ -152,6 +163,13 @@ def _is_generated(fn: FunctionType) -> bool:
     return fn.__code__.co_filename == "<string>" and not is_typed_in
 
 
+def _is_users_function(function: Any) -> bool:
+    """Whether it, or what it is a method of, was written by the user."""
+    owner = getattr(function, "__self__", None)
+    module = getattr(function, "__module__", None) or type(owner).__module__
+    return is_users_module(module)
+
+
 class _Text:
     """Shown as it is."""
 
@@ -163,22 +181,14 @@ class _Text:
 
 
 def _is_arbitrary(value: set[Any] | frozenset[Any]) -> bool:
-    return len(value) > 1 and not all(isinstance(each, PLAIN) for each in value)
+    return len(value) > 1 and not all(map(_is_plain, value))
 
 
-def _functions_in(fn: FunctionType) -> Iterator[FunctionType]:
-    """The functions that it may call: by name, or as methods and attributes of what it names."""
-    held = {**fn.__globals__, **closure_of(fn)}
-    code = fn.__code__
-    for name in (*code.co_names, *code.co_freevars):
-        value = held.get(name)
-        if isinstance(value, FunctionType):
-            yield value
-            continue
-        holder = value if isinstance(value, type | ModuleType) else type(value)
-        for attribute in code.co_names:
-            if isinstance(found := vars(holder).get(attribute), FunctionType):
-                yield found
+def _is_plain(value: object) -> bool:
+    """Whether its hash is the same in every process."""
+    if type(value) is tuple:
+        return all(map(_is_plain, value))
+    return isinstance(value, PLAIN)
 
 
 def _reordered(fn: FunctionType) -> CodeType | None:
@@ -232,6 +242,7 @@ def _definition_of(code: CodeType, tree: ast.Module) -> ast.AST | None:
     if not isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):
         return None
     definition.decorator_list = []
+    getattr(definition, "type_params", []).clear()  # which would be a scope of their own
     return definition
 
 
@@ -243,6 +254,11 @@ def _code_in(code: CodeType | None, name: str) -> CodeType | None:
         if isinstance(each, CodeType) and each.co_name == name:
             return each
     return None
+
+
+def _unpacks(target: ast.expr) -> bool:
+    is_slice = isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Slice)
+    return is_slice or isinstance(target, ast.Tuple | ast.List)
 
 
 class _Reorder(ast.NodeTransformer):
@@ -287,49 +303,24 @@ class _Reorder(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         node = self._visited(node)
-        unpacks = (ast.Tuple, ast.List, ast.Subscript)
-        if any(isinstance(target, unpacks) for target in node.targets):
+        if any(_unpacks(target) for target in node.targets):
             node.value = self._ordered(node.value)
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         node = self._visited(node)
-        called = node.func
-        if isinstance(called, ast.Attribute) and called.attr == "pop" and not node.args:
-            return ast.copy_location(self._call(LAST, called.value), node)
-        if isinstance(called, ast.Name) and called.id in SEEDED and len(node.args) == 1:
-            function = ast.Name(called.id, ast.Load())
-            return ast.copy_location(self._call(SEED, node.args[0], function), node)
-        if isinstance(called, ast.Attribute) and called.attr == "format":
-            node.args = [
-                each if isinstance(each, ast.Starred) else self._shown(each) for each in node.args
-            ]
-        if isinstance(called, ast.Name) and called.id not in ORDERED:
-            node.args = [
-                each
-                if isinstance(each, ast.Starred)
-                else self._call(GIVEN, each, ast.Name(called.id, ast.Load()))
-                for each in node.args
-            ]
-        is_ordered = (isinstance(called, ast.Name) and called.id in ORDERED) or (
-            isinstance(called, ast.Attribute) and called.attr in ORDERED_METHODS
-        )
-        if is_ordered:
-            node.args = [
-                each if isinstance(each, ast.Starred) else self._ordered(each) for each in node.args
-            ]
+        node.func = self._call(PICK, node.func)
         return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
         node = self._visited(node)
-        if node.format_spec is None and node.conversion in (-1, ord("s"), ord("r")):
-            function = ast.Name("str" if node.conversion != ord("r") else "repr", ast.Load())
-            node.value, node.conversion = self._call(SEED, node.value, function), -1
+        if node.conversion != ord("a"):
+            node.value = self._shown(node.value)
         return node
 
     def _shown(self, value: ast.expr) -> ast.expr:
         """A set as the text that it would be formatted to; anything else as it is."""
-        return self._call(SEED, value, ast.Constant(None))
+        return self._call(SHOW, value)
 
     def _visited(self, node: Any) -> Any:
         return self.generic_visit(node)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -96,6 +96,14 @@ class Setting(Struct, frozen=True):
     patience: float  # seconds of real time
 
 
+class Known(Struct):
+    """What is known of the workflow from the passes before."""
+
+    workflows: set[str]  # names of those that may be called
+    executed: dict[CodeType, None]  # of the user's, that was seen to execute in workflows
+    memory: Memory
+
+
 class Trial:
     """A pass, in an empty folder."""
 
@@ -110,12 +118,8 @@ class Trial:
         if not isinstance(self.call, WorkflowCall):
             raise TypeError(f"make_call makes the call of a workflow, got {self.call!r}")
 
-    async def run(self, workflows: set[str], executed: Collection[CodeType] = ()) -> Outcome:
-        """Run the call, continue it as often as it is cut off, and look whether all is well.
-
-        ``workflows`` are the names of those that may be called, ``executed`` is code of the
-        user's that was seen to execute in them.
-        """
+    async def run(self, known: Known) -> Outcome:
+        """Run the call, continue it as often as it is cut off, and look whether all is well."""
         outcome, plan = self.outcome, self._plan
         before = set(anyio.get_running_tasks())
         lives: list[Life] = []
@@ -124,11 +128,12 @@ class Trial:
             if plan.what == "watch" or not plan.key:
                 outcome.witness = self._context.enter_context(Witness(self._setting.allowed))
             elif plan.what == "forget":
-                outcome.memory = Memory(executed)
+                outcome.memory = known.memory
+                outcome.memory.look(known.executed)
             async with anyio.create_task_group() as group:
                 with _watchdog(self._setting.patience, group.cancel_scope, expired):
                     try:
-                        for process in self._processes(workflows, executed):
+                        for process in self._processes(known):
                             life = Life(process, self.call, self._setting.signals)
                             lives.append(life)
                             await self._live(life, group)
@@ -148,7 +153,7 @@ class Trial:
         await self._look_for_children(before)
         return outcome
 
-    def _processes(self, workflows: set[str], executed: Collection[CodeType]) -> Generator[Process]:
+    def _processes(self, known: Known) -> Generator[Process]:
         """One process after the other: those that are cut off, and one that is not."""
         outcome, plan = self.outcome, self._plan
         for cut, mode in plan.cuts:
@@ -158,10 +163,12 @@ class Trial:
             outcome.processes.append(process)
             yield process
         if plan.what == "set order":
-            outcome.order = self._context.enter_context(OtherSetOrder(workflows, executed))
+            outcome.order = self._context.enter_context(
+                OtherSetOrder(known.workflows, known.executed)
+            )
         if outcome.memory is not None:
-            outcome.memory.forget()
             self._context.callback(outcome.memory.recall)
+            outcome.memory.forget()
         outcome.processes.append(Process(len(outcome.processes) + 1, outcome.history))
         yield outcome.processes[-1]
 
