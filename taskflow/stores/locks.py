@@ -1,15 +1,23 @@
 """Advisory locks on files: who writes now, and whose process is still alive.
 
-The operating system lets go of a lock when the process that holds it dies, however it dies.
+The operating system lets go of a lock when the process that holds it dies, however it dies. But a
+lock belongs to the open file, and a fork shares that: the child would hold it for as long as it
+lives, whatever becomes of its parent. So a child closes what it was given before it does anything
+else, and never unlocks it: that would be its parent's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Final
 
 __all__ = ("FileLock", "OwnerLock")
 
@@ -29,6 +37,12 @@ if sys.platform == "win32":
     def _unlock(fd: int) -> None:
         os.lseek(fd, 0, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+    def _open(path: str, like: str | None = None) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def _open_to_look(path: str) -> int:
+        return os.open(path, os.O_RDWR)
 else:
     import fcntl
 
@@ -46,38 +60,127 @@ else:
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
+    def _open(path: str, like: str | None = None) -> int:
+        """Open it, or make it with the mode and owner of ``like``."""
+        try:
+            return os.open(path, os.O_RDWR)  # O_CREAT is refused for another's in a sticky folder
+        except PermissionError:
+            return _open_to_look(path)  # enough for a lock
+        except FileNotFoundError:
+            pass
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:  # made meanwhile, or it is a link that leads nowhere
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if like is not None:
+            _make_like(fd, like)
+        return fd
+
+    def _open_to_look(path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not held up by a pipe
+
+    def _make_like(fd: int, like: str) -> None:
+        """What SQLite does with its log: whoever may write the one may use the other."""
+        with contextlib.suppress(OSError):
+            model = os.stat(like)
+            for owner in (model.st_uid, -1):  # only root may give a file away
+                with contextlib.suppress(OSError):
+                    os.fchown(fd, owner, model.st_gid)
+                    break
+            os.fchmod(fd, stat.S_IMODE(model.st_mode) & 0o666 | 0o600)
+
+
+# No fork happens while a file is opened or closed: the child would not know of it.
+_forking: Final = threading.RLock()
+_open_files: Final[set[_LockFile]] = set()
+
+
+class _LockFile:
+    """An open file that is to be locked by this process alone."""
+
+    def __init__(self, open_: Callable[[], int]) -> None:
+        with _forking:
+            self._fd = open_()
+            _open_files.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is; in the child of a fork none is."""
+        return self in _open_files
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; OSError once it was closed, as the number may be another file's."""
+        if not self.is_open:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._fd
+
+    def is_at(self, path: str) -> bool:
+        """Whether ``path`` leads to it."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close it; it is not locked any more."""
+        with _forking:
+            if self.is_open:
+                _open_files.discard(self)
+                os.close(self._fd)
+
+
+def _let_go_in_child() -> None:
+    for file in [*_open_files]:
+        with contextlib.suppress(OSError):
+            file.close()
+    _forking.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(
+        before=_forking.acquire,
+        after_in_parent=_forking.release,
+        after_in_child=_let_go_in_child,
+    )
+
 
 class FileLock:
     """A lock that is held around every write, from the one thread that writes.
 
-    Entering waits up to ``timeout`` seconds and raises TimeoutError after that.
+    Entering waits up to ``timeout`` seconds and raises TimeoutError after that. A file that is made
+    for it gets the mode and owner of the file ``like``.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float, *, like: str | None = None) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._like = like
+        self._file = self._opened()
         self._timeout = timeout
+
+    def _opened(self) -> _LockFile:
+        return _LockFile(lambda: _open(self._path, self._like))
 
     def __enter__(self) -> None:
         self._acquire()
         try:
-            while not _is_file_at(self._fd, self._path):
+            while not self._file.is_at(self._path):
                 # It was deleted, and whoever comes now locks another one.
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-                os.close(self._fd)
-                self._fd = fd
+                file = self._opened()
+                self._file.close()
+                self._file = file
                 self._acquire()
         except BaseException:
             with contextlib.suppress(OSError):  # it may be somebody else's by now
-                _unlock(self._fd)
+                _unlock(self._file.fd)
             raise
 
     def _acquire(self) -> None:
-        if _try_lock(self._fd):
+        if _try_lock(self._file.fd):
             return
         deadline = time.monotonic() + self._timeout
         pause = 0.0005
-        while not _try_lock(self._fd):
+        while not _try_lock(self._file.fd):
             if time.monotonic() >= deadline:
                 raise TimeoutError
             time.sleep(pause)
@@ -89,61 +192,61 @@ class FileLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _unlock(self._fd)
+        if self._file.is_open:
+            _unlock(self._file.fd)
 
     def close(self) -> None:
         """Close the file; the lock is not held any more."""
-        os.close(self._fd)
+        self._file.close()
 
 
 class OwnerLock:
-    """The lock that a runtime holds on a file of its own for as long as it lives."""
+    """The lock that a runtime holds on a file of its own for as long as it lives.
 
-    def __init__(self, path: str) -> None:
+    The file gets the mode and owner of the file ``like``: whoever may write that has to see whether
+    the runtime lives.
+    """
+
+    def __init__(self, path: str, *, like: str | None = None) -> None:
         self._path = path
+        self._like = like
         while True:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = _LockFile(lambda: _open(path, like))
             # Between the two calls somebody may have taken us for dead and removed the file.
-            if _try_lock(self._fd) and _is_file_at(self._fd, path):
+            if _try_lock(self._file.fd) and self._file.is_at(path):
                 return
-            os.close(self._fd)
+            self._file.close()
 
     def keep(self) -> None:
         """Make the file again if somebody has deleted it: without it we are taken for dead."""
-        if not _is_file_at(self._fd, self._path):
-            successor = OwnerLock(self._path)
-            os.close(self._fd)
-            self._fd = successor._fd
+        if not self._file.is_at(self._path):
+            successor = OwnerLock(self._path, like=self._like)
+            self._file.close()
+            self._file = successor._file
 
     def release(self) -> None:
-        """Remove the file and let go of the lock."""
-        _remove(self._path)
-        os.close(self._fd)
+        """Remove the file and let go of the lock; nothing happens if that was done before."""
+        if self._file.is_open:
+            _remove(self._path)
+            self._file.close()
 
     @staticmethod
     def is_free(path: str) -> bool:
         """Whether nobody holds the lock at ``path``; a file that was left behind is removed."""
         try:
-            fd = os.open(path, os.O_RDWR)
+            file = _LockFile(lambda: _open_to_look(path))
         except FileNotFoundError:
             return True
         except OSError:
             return False
         try:
-            if not _is_unlocked(fd):
+            if not _is_unlocked(file.fd):
                 return False
-            if _is_file_at(fd, path):
+            if file.is_at(path):
                 _remove(path)
             return True
         finally:
-            os.close(fd)
-
-
-def _is_file_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
+            file.close()
 
 
 def _remove(path: str) -> None:

@@ -1,0 +1,87 @@
+"""A program that forks while it holds locks: ``python forker.py PATH WHAT``.
+
+``orphan``: it dies by SIGKILL and leaves a child. ``runtime``: the same in the middle of a run.
+``closing``: its child closes every lock that it was given, and the program goes on. A child, and
+the program, live until their input ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+
+import anyio
+
+from taskflow import Runtime, task, workflow
+from taskflow.stores.locks import FileLock, OwnerLock
+
+THREAD = "held"
+
+
+@task
+async def part(number: int) -> int:
+    if number == 2 and __name__ == "__main__":
+        leave_a_child()
+    return number
+
+
+@workflow
+async def parts() -> int:
+    return sum([await part(number) for number in range(5)])
+
+
+def leave_a_child() -> None:
+    """Die; only the child goes on, after the parent's death."""
+    parent = os.getpid()
+    if os.fork():
+        signal.pause()
+    os.kill(parent, signal.SIGKILL)
+    say("orphan")
+    os._exit(0)
+
+
+def say(word: str) -> None:
+    print(word, flush=True)  # noqa: T201
+    sys.stdin.read()
+
+
+def close_in_a_child(write: FileLock, owner: OwnerLock) -> None:
+    """Let go of both there; what was opened under the same numbers stays open."""
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        say("kept" if status == 0 else "lost")
+        return
+    try:
+        opened = [fd for _ in range(8) for fd in os.pipe()]
+        write.__exit__(None, None, None)
+        write.close()
+        owner.release()
+        for fd in opened:
+            os.fstat(fd)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+async def run(path: str) -> None:
+    async with Runtime(path) as runtime:
+        await runtime.run(parts(), thread_id=THREAD)
+
+
+def main(path: str, what: str) -> None:
+    # From 3.12 on Python warns of forks where there are threads; from them alone comes our harm.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    if what == "runtime":
+        anyio.run(run, path)
+        return
+    write, owner = FileLock(f"{path}-lock", 0), OwnerLock(f"{path}-owner")
+    with write:
+        if what == "orphan":
+            leave_a_child()
+        close_in_a_child(write, owner)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
