@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -174,6 +177,72 @@ async def test_a_folder_or_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [
+        (b"taskflow.db", TypeError, "is a str or a Path, got b'taskflow.db'"),
+        ("task\0flow.db", ValueError, "null character"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused(
+    path: Any, error: type[Exception], text: str
+) -> None:
+    """Where it is given, not when it is opened."""
+    with pytest.raises(error, match=text):
+        SQLiteStore(path)
+
+
+async def test_a_name_that_ends_like_a_folder_makes_no_file(tmp_path: Path) -> None:
+    """``new.db/`` is not ``new.db``."""
+    with pytest.raises(StoreError, match="would be a folder"):
+        await SQLiteStore(f"{tmp_path}/new.db/").open("owner")
+
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal", "-lock"])
+async def test_what_is_no_regular_file_is_refused(path: Path, suffix: str) -> None:
+    """By its name, and not as a disk that has failed."""
+    os.mkfifo(f"{path}{suffix}")
+    with pytest.raises(StoreError, match=f"{path}{suffix} is not a regular file"):
+        await SQLiteStore(path).open("owner")
+
+    assert [each.name for each in path.parent.iterdir()] == [f"{path.name}{suffix}"]
+
+
+async def test_a_file_with_two_names_is_refused(path: Path) -> None:
+    """Each would have a log of its own; it is opened again when one name is gone."""
+    async with opened(path) as store:
+        await begin(store)
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+    before = content(path)
+    for name in (path, other):
+        with pytest.raises(StoreError, match=f"{name} has more than one name .* copy it"):
+            await SQLiteStore(name).open("owner")
+    assert content(path) == before
+
+    os.unlink(path)
+    async with opened(other) as store:
+        assert (await store.run("thread", None)) is not None
+
+
+def test_a_failed_opening_leaves_no_thread_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop may be closed the moment after: a thread that told it more would fail."""
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    path.symlink_to(path)
+    for _ in range(20):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            asyncio.run(SQLiteStore(path).open("owner"))
+
+    assert not failed
+    assert not [each for each in threading.enumerate() if "_connection_" in each.name]
+
+
+@pytest.mark.parametrize(
     "options", [{"synchronous": "OFF"}, {"busy_timeout": -1}, {"lease_ttl": 0}]
 )
 def test_an_option_that_makes_no_sense_is_refused(path: Path, options: dict) -> None:
@@ -307,6 +376,83 @@ async def test_the_run_of_a_killed_process_can_be_continued_at_once(path: Path) 
             assert (await begin(store)).epoch == 2
         assert await recorded(store) == ["first"]
         assert len(list(path.parent.glob("*-owner-*"))) == 1
+
+
+@pytest.mark.parametrize("boot_id", ["", "another"])
+async def test_an_owner_that_knows_another_boot_lives_while_it_holds_its_lock(
+    path: Path, boot_id: str
+) -> None:
+    """As in a container without /proc, or beside another kernel; killed, it is gone at once."""
+    async with opened(path) as store:
+        with owner_process(path, lease_ttl=600) as process:
+            edit(path, f"UPDATE lease SET boot_id = '{boot_id}' WHERE owner = 'child'")
+            with pytest.raises(ThreadBusy):
+                await begin(store)
+            process.kill()
+            process.wait()
+
+            assert (await begin(store)).epoch == 2
+
+
+async def test_an_owner_without_a_boot_that_is_stopped_is_taken_over(path: Path) -> None:
+    """Its lock tells that it is on this machine: its lease runs out by the same clock."""
+    async with opened(path) as store:
+        with owner_process(path, lease_ttl=600) as process:
+            process.send_signal(signal.SIGSTOP)
+            edit(path, "UPDATE lease SET boot_id = '', expires = 0 WHERE owner = 'child'")
+
+            assert (await begin(store)).epoch == 2
+
+
+def open_to_group(path: Path) -> None:
+    """Make it, as somebody else's if we may."""
+    path.touch()
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    path.chmod(0o660)
+
+
+def permissions(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mode, found.st_uid, found.st_gid
+
+
+@pytest.mark.skipif(not hasattr(os, "fchown"), reason="files have no owners here")
+async def test_lock_files_are_made_like_the_database(path: Path) -> None:
+    """Whoever may write that may use them, whatever the umask of the process that made them."""
+    open_to_group(path)
+    before = os.umask(0o077)
+    try:
+        async with opened(path):
+            made = [permissions(each) for each in path.parent.iterdir()]
+    finally:
+        os.umask(before)
+
+    assert len(made) >= 4  # it, its log, the index, its owner's lock, and that of older SQLites
+    assert {*made} == {permissions(path)}
+    assert permissions(path)[0] & 0o777 == 0o660
+
+
+def test_the_lease_of_a_closed_loop_is_not_renewed(path: Path) -> None:
+    """Nothing can be executed on it any more: others continue at once."""
+    store = SQLiteStore(path, lease_ttl=0.6)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(store.open("closed"))
+    loop.run_until_complete(begin(store, owner="closed"))
+    thread = store._lease_thread
+    loop.close()
+    assert thread is not None
+    thread.join(30)
+    assert not thread.is_alive()
+
+    async def take_over() -> int:
+        async with opened(path) as other:
+            epoch = (await begin(other)).epoch
+        await store.close("closed")
+        return epoch
+
+    assert asyncio.run(take_over()) == 2
+    assert not list(path.parent.glob("*-owner-*"))
 
 
 async def test_a_stopped_owner_is_taken_over_and_refused(path: Path) -> None:

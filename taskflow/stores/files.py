@@ -40,13 +40,17 @@ TRUSTED_FOR: Final = 1.0  # seconds after a look; three files take 6 µs, a comm
 class OpenFiles:
     """The files of the database at ``path``, as this process has them open.
 
+    ``asked`` is the path as it was given: links may lead elsewhere by it after a while.
+
     A context around work on them: StoreError is raised on entering it when they were gone before,
     and on leaving it when they are gone by then, so that what was written is not handed on.
     """
 
-    def __init__(self, path: str, shown: str) -> None:
+    def __init__(self, path: str, shown: str, asked: str) -> None:
         self._shown = shown
         self._paths = [path + suffix for suffix in SUFFIXES]
+        if asked != path:
+            self._paths.append(asked)
         self._opened = [os.stat(each) for each in self._paths]
         self._trusted_until = 0.0
 
@@ -77,7 +81,7 @@ class OpenFiles:
         self._trusted_until = time.monotonic() + TRUSTED_FOR
 
     def _lost(self, path: str, how: str) -> StoreError:
-        which = "it" if path == self._paths[0] else path
+        which = path if path in self._paths[1 : len(SUFFIXES)] else "it"
         return StoreError(
             f"{self._shown}: {which} was {how} while it was open, and what is written now may be "
             "lost: put it back; or close every runtime that has it open, and open them again"

@@ -18,6 +18,7 @@ import errno
 import math
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
@@ -130,6 +131,10 @@ class SQLiteStore:
         lease_ttl: float = 30.0,
     ) -> None:
         self.path = os.fspath(path)
+        if not isinstance(self.path, str):
+            raise TypeError(f"the path of a database is a str or a Path, got {path!r}")
+        if "\0" in self.path:
+            raise ValueError(f"no file can have a null character in its name: {self.path!r}")
         if self.path in ("", ":memory:"):
             raise ValueError("SQLiteStore keeps a file; use MemoryStore() to keep nothing")
         if synchronous not in ("FULL", "NORMAL"):
@@ -175,6 +180,7 @@ class SQLiteStore:
         self._check_path()
 
         self._file = os.path.realpath(self.path)  # noqa: ASYNC240 - a local disk, once
+        asked = self.path if os.path.isabs(self.path) else os.path.join(os.getcwd(), self.path)
         self._owner = owner
         self._is_leaving = False
         self._lease_time = boot_time if present.clock is None else present.clock.elapsed
@@ -185,10 +191,10 @@ class SQLiteStore:
             self._write_lock = await self._trip(self._writer, lambda db: self._new_lock())
             await self._trip(self._writer, self._prepare)
             self._owner_lock = await self._trip(
-                self._writer, lambda db: OwnerLock(self._owner_path(owner))
+                self._writer, lambda db: OwnerLock(self._owner_path(owner), like=self._file)
             )
             await self._trip(self._writer, self._take_lease)
-            self._files = OpenFiles(self._file, self.path)
+            self._files = OpenFiles(self._file, self.path, asked)
             self._reader = await self._connect()
             await self._trip(self._reader, self._prepare_reader)
             lease = await self._trip(self._writer, lambda db: self._open_lease())
@@ -201,7 +207,7 @@ class SQLiteStore:
         _serving.add(owner)
         self._lease_thread = threading.Thread(
             target=self._keep_lease,
-            args=(*lease, self._owner_lock),
+            args=(*lease, self._owner_lock, asyncio.get_running_loop()),
             name="taskflow lease",
             daemon=True,
         )
@@ -610,12 +616,12 @@ class SQLiteStore:
 
     def _is_gone(self, db: sqlite3.Connection, owner: str) -> bool:
         lease = db.execute(sql.SELECT_LEASE, (owner,)).fetchone()
-        return (
-            lease is None
-            or lease[0] != _boot_id()
-            or (lease[1] < self._lease_time() and not self._is_renewed(owner))
-            or OwnerLock.is_free(self._owner_path(owner))
-        )
+        if lease is None or OwnerLock.is_free(self._owner_path(owner)):
+            return True
+        if lease[0] != _boot_id() and "" not in (lease[0], _boot_id()):
+            return False  # it lives beside another kernel, whose clock says nothing here
+        # Where one of us has no /proc, a lock that is held tells that this is one machine.
+        return lease[1] < self._lease_time() and not self._is_renewed(owner)
 
     def _is_renewed(self, owner: str) -> bool:
         """Whether a lease is kept that has run out: time was skipped, and nobody could renew it."""
@@ -634,6 +640,9 @@ class SQLiteStore:
             raise StoreError(f"{self.path} cannot be opened: there is no folder {folder}")
         if os.path.isdir(self.path):
             raise StoreError(f"{self.path} is a folder, not a database file")
+        if not os.path.basename(self.path):
+            raise StoreError(f"{self.path} would be a folder: name the file without {os.sep!r}")
+        self._check_kinds()
         if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
             # Before SQLite makes a WAL and an index beside it that are read-only as well.
             raise StoreError(f"{self.path}: {READ_ONLY}")
@@ -643,6 +652,27 @@ class SQLiteStore:
         if size == 0 and _size_of(log):
             # SQLite would delete the WAL, as if it were a stranger's.
             raise StoreError(f"{self.path} is empty, and {log} is not: restore both from a backup")
+
+    def _check_kinds(self) -> None:
+        """Refuse what is no file of its own, before SQLite says that a disk has failed."""
+        real = os.path.realpath(self.path)
+        for path in (real, *(f"{real}-{each}" for each in ("wal", "shm", "journal", "lock"))):
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue  # there is none, or opening it will tell more
+            if not stat.S_ISREG(found.st_mode):
+                if path == real:
+                    raise StoreError(f"{self.path} is not a regular file, as a database has to be")
+                raise StoreError(
+                    f"{self.path} cannot be opened: {path} is not a regular file; remove it, or "
+                    "give the database another name"
+                )
+            if path == real and found.st_nlink > 1:
+                raise StoreError(
+                    f"{self.path} has more than one name (hard links): each would have a log of "
+                    "its own, and they would destroy the file: copy it, or remove the other names"
+                )
 
     def _check_apart(self, _: sqlite3.Connection) -> None:
         """Refuse what is not ours, or is damaged, by connections that cannot write.
@@ -746,9 +776,17 @@ class SQLiteStore:
         db: sqlite3.Connection,
         lock: FileLock | contextlib.nullcontext[None],
         owner_lock: OwnerLock,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Renew the lease until the store is closed, in a thread that no busy loop can hold up."""
+        owner = self._owner
         while not self._lease_end.wait(self._lease_ttl / 6):
+            if loop.is_closed():  # the store was not, but nothing can be executed any more
+                _serving.discard(owner)
+                with contextlib.suppress(sqlite3.Error, OSError), lock:
+                    db.execute(sql.DROP_LEASE, (owner,))
+                owner_lock.release()
+                break
             # A failure is tried again after the next interval; four of five may be missed.
             with contextlib.suppress(OSError):
                 owner_lock.keep()
@@ -762,7 +800,7 @@ class SQLiteStore:
         """A write lock. One open file cannot tell two threads of a process apart: each has one."""
         if sqlite3.sqlite_version_info >= sql.SAFE_WAL_VERSION:
             return contextlib.nullcontext()
-        return FileLock(f"{self._file}-lock", self._busy_timeout)
+        return FileLock(f"{self._file}-lock", self._busy_timeout, like=self._file)
 
     @contextlib.contextmanager
     def _lock_apart(self) -> Generator[None]:
@@ -814,13 +852,22 @@ class SQLiteStore:
     # Trips to a connection's thread.
 
     async def _connect(self, mode: Literal["rw", "rwc"] = "rw") -> aiosqlite.Connection:
+        threads: list[threading.Thread] = []
+
+        def connected(*args: Any, **options: Any) -> _Connection:
+            threads.append(threading.current_thread())
+            return _Connection(*args, **options)
+
         connection = _made_in_daemon(
-            lambda: aiosqlite.connect(self._uri(mode), **self._options, factory=_Connection)
+            lambda: aiosqlite.connect(self._uri(mode), **self._options, factory=connected)
         )
         try:
             with outside():
                 return await connection
         except sqlite3.Error as error:
+            # It still has to tell this loop that it ends, which may be closed a moment later.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(threads[0].join)
             with self._files:  # that it is gone says more
                 raise self._explained(error) from error
 

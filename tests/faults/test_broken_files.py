@@ -28,6 +28,7 @@ from steps import TOTAL, Injected, Report, Steps, check
 
 import taskflow
 from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
+from taskflow.stores.locks import OwnerLock
 
 pytestmark = pytest.mark.anyio
 
@@ -327,6 +328,45 @@ async def test_a_file_that_comes_back_is_gone_on_with(
     assert is_there(path) == (lose is cover)
     find(path)
     check(await steps.go_on(runtime, report), path)
+
+
+async def test_a_link_that_leads_elsewhere_is_noticed(path: Path) -> None:
+    """The folder of a release that is switched: the next process would not find what we write."""
+    link, other = path.parent.with_name("current"), path.parent.with_name("other")
+    other.mkdir()
+    link.symlink_to(path.parent)
+
+    def switch(target: Path) -> None:
+        link.unlink()
+        link.symlink_to(target)
+
+    steps = Steps(lambda: switch(other))
+    async with Runtime(link / path.name) as runtime:
+        report = await steps.fail(runtime)
+        assert "it was deleted while it was open" in report.error
+        switch(path.parent)
+        check(await steps.go_on(runtime, report), link / path.name)
+    assert not list(other.iterdir())
+
+
+async def test_who_may_only_read_a_lock_sees_whether_its_owner_lives(
+    path: Path, unprivileged: list[str]
+) -> None:
+    """Another user's runtime that was killed keeps nobody waiting for its lease."""
+    file = path.with_name("owner")
+    lock = OwnerLock(str(file))
+    file.chmod(0o444)
+    program = (
+        f"from taskflow.stores.locks import OwnerLock; print(OwnerLock.is_free({str(file)!r}))"
+    )
+
+    def asked() -> str:
+        command = [*unprivileged, sys.executable, "-c", program]
+        return subprocess.check_output(command, env=ENVIRONMENT, text=True).strip()
+
+    assert asked() == "False"
+    lock._file.close()  # and the file stays, as after a death
+    assert asked() == "True"
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
