@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import datetime
 import functools
 import gc
+import importlib
 import logging
 import os
 import random
 import secrets
 import sqlite3
+import sys
 import time
+import unittest.mock
 import uuid
+import zoneinfo
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -889,3 +894,230 @@ async def test_a_runtime_of_ones_own_is_used(anyio_backend: str) -> None:
 
     crashes = await crash_everywhere(lambda: small("A1"), make_runtime=make_runtime)
     assert len(made) > crashes.passes
+
+
+# What is right, and looks like what is wrong.
+
+LIMITER = asyncio.Semaphore(1)
+
+
+async def test_what_a_dropped_process_held_is_free(on_asyncio: None) -> None:
+    """A lock in memory is nobody's in a new process."""
+
+    @task
+    async def limited(name: str) -> str:
+        async with LIMITER:
+            await anyio.lowlevel.checkpoint()
+            return name
+
+    @workflow
+    async def careful() -> list[str]:
+        async with LIMITER:
+            found = [await fetch("a")]
+        return found + await limited.map(["b", "c"])
+
+    for _ in range(2):
+        assert (await crash_everywhere(careful, pairs=True, max_passes=60)).notes == ()
+    assert not LIMITER.locked()
+
+
+async def test_a_deadline_beside_other_calls_is_right(anyio_backend: str) -> None:
+    """A call that is held up may meet it: that says nothing of the workflow."""
+
+    @task(timeout=12)
+    async def both(name: str) -> list[str]:
+        return await fetch.map([name, name * 2])
+
+    @workflow
+    async def timed() -> list[list[str]]:
+        with anyio.fail_after(60):
+            return await both.map(["a", "bb"])
+
+    await crash_everywhere(timed)
+
+
+async def test_which_of_two_failures_comes_first_may_differ(on_asyncio: None) -> None:
+    """What a failure has cut off is executed again, and may fail, too."""
+
+    @task
+    async def fail(name: str) -> None:
+        raise ValueError(name)
+
+    async def branch(name: str) -> None:
+        await fetch(name)
+        await fail(name)
+
+    @workflow
+    async def failing() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(branch, "a")
+            group.start_soon(branch, "b")
+
+    await crash_everywhere(failing, raises=ExceptionGroup)
+
+
+async def test_helpers_that_only_wait_for_others_are_right(on_asyncio: None) -> None:
+    """A queue between branches holds nothing that a rerun would not put there again."""
+
+    @workflow
+    async def piped() -> list[str]:
+        queue: asyncio.Queue[str | None] = asyncio.Queue(1)
+
+        async def put(name: str | None) -> None:
+            await queue.put(name)
+
+        async def produce() -> None:
+            for name in ("a", "b"):
+                await put(await fetch(name))
+            await put(None)
+
+        found: list[str] = []
+        async with asyncio.TaskGroup() as group:
+            group.create_task(produce())
+            while (name := await queue.get()) is not None:
+                found.append(name)
+        return found
+
+    assert (await crash_everywhere(piped)).notes == ()
+
+
+async def test_what_is_imported_meanwhile_is_no_part_of_the_workflow(
+    anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module looks at the clock once, when it is first imported."""
+    (tmp_path / "imported_late.py").write_text("import time\nBEGAN = time.time()\nFEE = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported_late", raising=False)
+
+    @workflow
+    async def priced() -> str:
+        late = importlib.import_module("imported_late")
+        return await fetch("x" * late.FEE)
+
+    assert (await crash_everywhere(priced)).notes == ()
+
+
+async def test_a_time_that_was_recorded_may_be_formatted(anyio_backend: str) -> None:
+    """And a zone be read; only without a time do these functions read the clock."""
+
+    @workflow
+    async def dated(zone: str) -> str:
+        now = (await taskflow.now()).timestamp()
+        local = datetime.datetime.fromtimestamp(now, zoneinfo.ZoneInfo(zone))
+        return await fetch(time.strftime("%Y", time.gmtime(now)) + str(local.tzinfo))
+
+    assert (await crash_everywhere(lambda: dated("UTC"))).notes == ()
+
+
+async def test_a_class_inside_of_a_workflow_is_right(anyio_backend: str) -> None:
+    """What its instances hold begins anew with every run."""
+
+    @workflow
+    async def summed() -> int:
+        class Sum:
+            total = 0
+
+            def add(self, number: int) -> None:
+                self.total += number
+
+        total = Sum()
+        for name in ("a", "bb"):
+            total.add(len(await fetch(name)))
+        return total.total
+
+    assert (await crash_everywhere(summed)).notes == ()
+
+
+class Frozen(dict[str, int]):
+    """Refuses to change."""
+
+    def clear(self) -> None:
+        raise TypeError("frozen")
+
+
+FROZEN = Frozen(fee=3)
+
+
+class Money:
+    """Has a format of its own."""
+
+    def __format__(self, spec: str) -> str:
+        return f"3 {spec}"
+
+
+async def test_calls_and_containers_of_other_kinds_are_left_as_they_are(
+    anyio_backend: str,
+) -> None:
+    """Keywords, formats, sets that are kept in dictionaries, containers that cannot be changed."""
+
+    @workflow
+    async def various() -> list[str]:
+        tags = {"of": set("abc")}
+        tags["again"] = set("abc")
+        tags["again"].add("d")
+        parts = {"x": str(b"x", encoding="utf-8")}
+        text = f"{Money():EUR} {FROZEN['fee']} {parts.pop('x')} {sorted({(0, 1), (1, 0)})}"
+        return [await fetch(text), *[str(each) for each in {(0, 1), (1, 0)}]]
+
+    assert (await crash_everywhere(various)).notes == ()
+
+
+async def test_another_profiler_goes_on(anyio_backend: str) -> None:
+    """cProfile's is in place again afterwards."""
+    with cProfile.Profile() as profiler:
+        await crash_everywhere(lambda: small("A1"), modes=["drop"], only="watch drop commit last")
+        await anyio.lowlevel.checkpoint()
+        Money().__format__("EUR")
+    assert any(entry.code is Money.__format__.__code__ for entry in profiler.getstats())
+
+
+# What is wrong in ways of its own.
+
+
+async def test_a_mock_that_is_awaited_outside_of_tasks_is_found(anyio_backend: str) -> None:
+    """It stands for a service, which every rerun would ask again."""
+    charge = unittest.mock.AsyncMock(return_value="receipt")
+
+    @workflow
+    async def paid() -> str:
+        return await fetch(await charge("A1"))
+
+    assert "awaits a mock outside of tasks" in await failure(paid)
+
+
+async def test_a_rerun_that_leaves_out_a_recorded_call_is_found(anyio_backend: str) -> None:
+    """In a new process nobody has looked, and so nobody is asked."""
+    DONE.clear()
+
+    @task
+    async def look(name: str) -> None:
+        DONE.add(name)
+
+    @workflow
+    async def looked() -> None:
+        await look("a")
+        if "a" in DONE:
+            await fetch("a")
+
+    text = await failure(lambda: (DONE.clear(), looked())[1])
+    assert "did not ask for fetch(name='a')" in text
+    assert "changed meanwhile: DONE" in text
+
+
+DONE: set[str] = set()
+
+
+async def test_a_run_that_does_not_end_says_where_it_is(anyio_backend: str) -> None:
+    """And what it asks for again and again."""
+
+    @workflow
+    async def polling() -> None:
+        number = 0
+        while await fetch(str(number)):
+            number += 1
+
+    with pytest.raises(CrashTestFailed, match="did not end within 1 s") as failed:
+        await crash_everywhere(polling, patience=1)
+    assert "it has asked for fetch" in str(failed.value)
+    assert "it was at " in str(failed.value)
+    assert "test_crashes.py:" in str(failed.value)

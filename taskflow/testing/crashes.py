@@ -176,7 +176,7 @@ class _Trials:
         self._same = same
         self._numbers = count(1)
         self._judge: Judge | None = None
-        self._known = Known(set(), {}, Memory())
+        self._known = Known(set(), {}, Memory(), Memory(only_locks=True))
         self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
@@ -277,7 +277,8 @@ class _Trials:
     def _learn(self, outcome: Outcome) -> None:
         if outcome.witness is not None:
             self._known.executed |= outcome.witness.executed
-            self._notes |= outcome.witness.effects
+            self._known.locks.look(outcome.witness.met)
+            self._notes |= dict.fromkeys(outcome.witness.effects())
 
     def _trial(self, plan: Plan) -> Trial:
         folder = self._folder / str(next(self._numbers))

@@ -32,6 +32,7 @@ from taskflow import calls, emits, maps, races, values, waits, workflows
 from taskflow.runs import FRAME
 from taskflow.testing.functions import (
     OURS,
+    is_installed,
     is_users,
     orchestrates,
     stored_roots,
@@ -46,6 +47,7 @@ CLOCKS: Final = {
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime",
     "gmtime", "ctime", "clock_gettime", "strftime", "process_time", "thread_time",
 }  # fmt: skip
+TIMES_GIVEN: Final = {"localtime": 1, "gmtime": 1, "ctime": 1, "strftime": 2}
 TODAY: Final = {"now", "utcnow", "today"}
 MUTATORS: Final = {
     "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "pop",
@@ -61,7 +63,8 @@ AUDITED: Final = (
 UNAUDITED: Final = {
     getattr(os, name)
     for name in (
-        "stat", "lstat", "access", "readlink", "statvfs", "getcwd", "getpid", "times", "getloadavg"
+        "stat", "lstat", "access", "readlink", "statvfs", "getcwd", "getpid", "times",
+        "getloadavg", "cpu_count", "uname", "getlogin",
     )
     if hasattr(os, name)
 }  # fmt: skip
@@ -78,6 +81,13 @@ HOPS: Final = {
 LIMITS: Final = {
     "timeout": "asyncio", "timeout_at": "asyncio", "wait_for": "asyncio", "move_on_after": "anyio",
     "fail_after": "anyio",
+}  # fmt: skip
+AWAITED: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+# Awaiting these is no work: they wait for what others do.
+COORDINATING: Final = {
+    "asyncio.locks", "asyncio.queues", "asyncio.tasks", "asyncio.taskgroups", "asyncio.timeouts",
+    "anyio._core._synchronization", "anyio._core._tasks", "anyio.streams.memory",
+    "anyio._backends._asyncio", "trio._sync", "trio._channel", "contextlib",
 }  # fmt: skip
 SLEEPS: Final = {"sleep": ("asyncio", "anyio", "trio")}
 QUERIES: Final = {"execute", "executemany", "executescript"}
@@ -111,8 +121,11 @@ class Witness:
         self._unrecorded: dict[CodeType, str] = {}  # coroutines, unless they make calls
         self._calling: set[CodeType] = set()  # coroutines that do
         self.executed: dict[CodeType, None] = {}  # of the user's, in workflows and not in tasks
+        self.met: dict[CodeType, None] = {}  # of the user's, wherever it executed
+        self._awaited: dict[CodeType, set[str]] = {}  # by coroutines of the user's: whose they are
+        self._foreign: dict[CodeType, str] = {}  # coroutines of packages, unless they make calls
         self._began: dict[tuple[str, str], CodeType] = {}  # the same, by file and path in it
-        self.effects: dict[str, None] = {}  # of the workflow's own code
+        self._effects: dict[str, None] = {}  # of the workflow's own code
         self._is_users: dict[CodeType, bool] = {}
         self._seen: set[tuple[CodeType, int]] = set()
         self._former: Any = None
@@ -121,8 +134,22 @@ class Witness:
 
     def findings(self) -> list[str]:
         """What is wrong for certain."""
-        unrecorded = [text for code, text in self._unrecorded.items() if code not in self._calling]
+        unrecorded = [
+            text
+            for code, text in self._unrecorded.items()
+            if code not in self._calling and not self._only_coordinates(code)
+        ]
         return [*self._findings, *unrecorded]
+
+    def effects(self) -> list[str]:
+        """What may be right, and may not."""
+        foreign = [text for code, text in self._foreign.items() if code not in self._calling]
+        return [*self._effects, *foreign]
+
+    def _only_coordinates(self, code: CodeType) -> bool:
+        """Whether what it awaits are locks, queues, and tasks that others have begun."""
+        awaited = self._awaited.get(code, set())
+        return bool(awaited) and awaited <= COORDINATING
 
     def suspects(self) -> list[str]:
         """What may be the reason, where a rerun has come to something else."""
@@ -201,7 +228,10 @@ class Witness:
             elif code.co_filename in CALLING:
                 self._makes_call(frame.f_back)
             elif self._knows_as_users(code):
+                self.met[code] = None
                 self._called(frame)
+            elif code.co_flags & AWAITED and self._awaits(frame):
+                pass
             elif code is ENVIRONMENT:
                 self._read_environment(frame.f_back)
             elif _is_of(frame, HOPS):
@@ -220,6 +250,30 @@ class Witness:
             elif self._knows_as_users(frame.f_code):
                 self._called_builtin(frame, argument)
 
+    def _awaits(self, frame: FrameType) -> bool:
+        """A coroutine of somebody else's begins: whether all is said of it."""
+        caller, code = frame.f_back, frame.f_code
+        if caller is None or not self._knows_as_users(caller.f_code):
+            return False
+        module = str(frame.f_globals.get("__name__", ""))
+        is_sleep = _is_of(frame, SLEEPS)
+        self._awaited.setdefault(caller.f_code, set()).add("sleep" if is_sleep else module)
+        if not self._is_workflows(caller) or self._is_allowed(caller):
+            return False
+        where = f"{_name(caller)} ({_place(caller)})"
+        if module == "unittest.mock":
+            self._findings[
+                f"{where} awaits a mock outside of tasks: what stands for a service is asked "
+                "again by every rerun: await it in a task"
+            ] = None
+            return True
+        if is_installed(code):
+            self._foreign[code] = (
+                f"{where} awaits {module}.{code.co_qualname}, which is no task: what it gives is "
+                "not recorded, and a rerun asks again"
+            )
+        return False
+
     def _users(self, frame: FrameType | None, *between: str) -> FrameType | None:
         """The frame of the user's workflow that has called this, by way of modules ``between``."""
         while frame is not None and frame.f_globals.get("__name__") in between:
@@ -231,7 +285,7 @@ class Witness:
     def _read_environment(self, caller: FrameType | None) -> None:
         frame = self._users(caller, "os", "collections.abc")
         if frame is not None and not self._is_allowed(frame):
-            self.effects[
+            self._effects[
                 f"{_name(frame)} ({_place(frame)}) reads os.environ, which is not recorded, and "
                 "which the next deploy may change: pass it as an argument, or read it in a task"
             ] = None
@@ -239,7 +293,7 @@ class Witness:
     def _sleeps(self, sleep: FrameType) -> None:
         frame = self._users(sleep.f_back)
         if frame is not None and any(sleep.f_locals.get(each) for each in ("delay", "seconds")):
-            self.effects[
+            self._effects[
                 f"{_name(frame)} ({_place(frame)}) sleeps, which is not recorded: every rerun does "
                 "so again, from the start; taskflow.sleep() is, and lets the process end meanwhile"
             ] = None
@@ -271,6 +325,8 @@ class Witness:
         if not _is_of_workflow():
             return False
         while frame is not None and self._knows_as_users(frame.f_code):
+            if frame.f_code.co_name == "<module>":
+                return False  # it is imported meanwhile, once
             frame = frame.f_back
         if frame is None:
             return False
@@ -292,7 +348,8 @@ class Witness:
                 return  # one with a seed of its own
         if module == "uuid" and name not in UNIQUE:
             return
-        if self._is_workflows(caller) and frame.f_code not in self._allowed_codes:
+        is_allowed = frame.f_code in self._allowed_codes or self._is_allowed(caller)
+        if self._is_workflows(caller) and not is_allowed:
             self._find_drawing(caller, f"{module}.{'Random' if is_constructed else name}()")
 
     def _read_loop_time(self, frame: FrameType) -> None:
@@ -301,6 +358,7 @@ class Witness:
             caller is not None
             and self._knows_as_users(caller.f_code)
             and self._is_workflows(caller)
+            and not self._is_allowed(caller)
         ):
             self._find_clock(caller, "the event loop's time()")
 
@@ -308,7 +366,8 @@ class Witness:
         self._findings[
             f"{_name(frame)} calls {called} ({_place(frame)}) outside of tasks: it depends on the "
             "time of day, and a rerun reads another one; use await taskflow.now(), which is "
-            "recorded, or read the clock in a task"
+            "recorded, or read the clock in a task; if nothing comes of it but a line in a log, "
+            f"pass allow=[{_path_of(frame.f_code)}]"
         ] = None
 
     def _find_drawing(self, caller: FrameType, called: str) -> None:
@@ -321,6 +380,8 @@ class Witness:
     def _called_builtin(self, frame: FrameType, function: Any) -> None:
         name = getattr(function, "__name__", "")
         if name in CLOCKS and function.__module__ == "time":
+            if _argument_count(frame) >= TIMES_GIVEN.get(name, 2):
+                return  # it is given the time
             called = f"time.{name}()"
         elif name in TODAY and isinstance(owner := getattr(function, "__self__", None), type):
             if not issubclass(owner, datetime.date):
@@ -332,12 +393,14 @@ class Witness:
         elif (name == "urandom" and function.__module__ in ("posix", "nt")) or (
             getattr(function, "__self__", None) is SHARED_RANDOM
         ):
-            if self._is_workflows(frame) and function not in self._allowed:
+            is_allowed = function in self._allowed or self._is_allowed(frame)
+            if self._is_workflows(frame) and not is_allowed:
                 self._find_drawing(frame, f"{'os' if name == 'urandom' else 'random'}.{name}()")
             return
         else:
             return
-        if self._is_workflows(frame) and function not in self._allowed:
+        is_allowed = function in self._allowed or self._is_allowed(frame)
+        if self._is_workflows(frame) and not is_allowed:
             self._find_clock(frame, called)
 
     def _mutates(self, frame: FrameType | None, container: object, name: str) -> None:
@@ -456,6 +519,8 @@ class Witness:
 
     def _is_outer(self, owner: object, frame: FrameType | None) -> bool:
         """Whether a module, or a function around what executes, holds an object."""
+        if owner is None:
+            return False
         while frame is not None and self._knows_as_users(frame.f_code):
             known = self._outer.get((id(owner), frame.f_code))
             if known is None:
@@ -485,7 +550,7 @@ class Witness:
         if may_be_right or workflow_of(code) is not None:
             # Tests count executions like this; it is no result yet.
             effect = f"{where} {effect}, which outlives the run: every rerun does so again"
-            self._suspects[effect] = self.effects[effect] = None
+            self._suspects[effect] = self._effects[effect] = None
             return
         self._findings[
             f"{where} is called by a workflow, {effect}, which outlives the run, and is no task: a "
@@ -504,8 +569,10 @@ def _audit() -> None:
         sys.addaudithook(_heard)
 
 
-def _heard(event: str, _: object) -> None:
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
     if _watching and event.startswith(AUDITED):
+        if event == "open" and "zoneinfo" in str(arguments[0]):
+            return  # time zones are read where they are first asked for
         with contextlib.suppress(Exception):  # it would be raised in the code that is heard
             _watching[-1].hear(event, sys._getframe(1))
 
@@ -549,6 +616,13 @@ def _is_held(owner: object, values: Iterable[object]) -> bool:
 
 def _is_database(value: object) -> bool:
     return isinstance(value, sqlite3.Connection | sqlite3.Cursor)
+
+
+def _argument_count(frame: FrameType) -> int:
+    """Of the call that executes in a frame, as far as its instruction tells it."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    name = dis.opname[code[at]]
+    return code[at + 1] if name.startswith(("CALL", "PRECALL")) else 0
 
 
 def _executes_bodies(frame: FrameType) -> bool:

@@ -21,7 +21,8 @@ from taskflow.calls import Call
 from taskflow.definitions import Definition, definitions_named
 
 __all__ = (
-    "OURS", "closure_of", "codes_in", "count_as_users", "functions_in", "functions_of", "is_users",
+    "OURS", "closure_of", "codes_in", "count_as_users", "functions_in", "functions_of",
+    "is_installed", "is_users",
     "is_users_module", "orchestrates", "reachable", "stored_roots", "task_of", "workflow_of",
 )  # fmt: skip
 
@@ -41,6 +42,13 @@ OUR_CALLS: Final = (
 def is_users(code: CodeType) -> bool:
     """Whether this is code of the user's, not the standard library's, a package's, or ours."""
     return _is_users_path(code.co_filename)
+
+
+def is_installed(code: CodeType) -> bool:
+    """Whether it is code of an installed package, but for those that event loops are made of."""
+    path = code.co_filename
+    is_loops = any(f"{os.sep}{each}{os.sep}" in path for each in ("anyio", "trio", "sniffio"))
+    return any(each in path for each in _INSTALLED) and not is_loops
 
 
 _counted: Final[dict[str, None]] = {}  # files and folders of installed packages that are the user's
@@ -107,7 +115,7 @@ def stored_roots(code: CodeType) -> tuple[Stored, ...]:
     except (OSError, TypeError, SyntaxError):
         return ()
     found: dict[Stored, None] = {}
-    for node in ast.walk(tree):
+    for node in _own_nodes(tree.body[0]):
         targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
         targets = [each for each in targets if not isinstance(each, ast.Subscript)]
         is_changed = isinstance(node, ast.AugAssign)
@@ -122,8 +130,19 @@ def stored_roots(code: CodeType) -> tuple[Stored, ...]:
     return tuple(found)
 
 
+def _own_nodes(definition: ast.AST) -> Iterator[ast.AST]:
+    """What is in a function, and not in functions and classes inside of it."""
+    for child in ast.iter_child_nodes(definition):
+        yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from _own_nodes(child)
+
+
 def functions_in(fn: FunctionType) -> Iterator[FunctionType]:
-    """The functions that it may call: by name, or as methods and attributes of what it names."""
+    """The functions that it may call: by name, or as methods and attributes of what it names.
+
+    Those of workflows are among them, and those of tasks are not.
+    """
     held = {**fn.__globals__, **closure_of(fn)}
     code = fn.__code__
     for name in (*code.co_names, *code.co_freevars):

@@ -23,6 +23,11 @@ DEPTH: Final = 4  # of what is held by what a name stands for
 MOST: Final = 100_000  # things that are looked at
 MISSING: Final = object()
 CONTAINERS: Final = (OrderedDict, dict, set, list, deque, bytearray)
+LOOPS: Final = ("asyncio", "anyio", "trio")
+LOCKS: Final = {
+    "Lock", "Semaphore", "Condition", "Event", "Queue", "Barrier", "CapacityLimiter",
+    "StrictFIFOLock", "MemoryObjectStreamState",
+}  # fmt: skip
 HOLDERS: Final = (Namespace, UserDict, UserList, ChainMap)  # whose attributes are what they hold
 
 
@@ -33,11 +38,19 @@ class Part(NamedTuple):
     read: Callable[[], list[Any]]
     write: Callable[[list[Any]], None]
 
+    def look(self) -> list[Any]:
+        """What it is now."""
+        return self.read()
+
 
 class Memory:
-    """What some functions find by the names in them, and what changes of that."""
+    """What some functions find by the names in them, and what changes of that.
 
-    def __init__(self) -> None:
+    With ``only_locks``: locks, events, queues and the like, which nobody holds in a new process.
+    """
+
+    def __init__(self, *, only_locks: bool = False) -> None:
+        self._only_locks = only_locks
         self.changed: dict[str, None] = {}  # names, once it was forgotten
         self.left_out: dict[str, None] = {}  # names of what holds too much to be looked at
         self._seen: set[object] = set()
@@ -51,7 +64,7 @@ class Memory:
             for name, part in _variables_of(fn):
                 if name not in self._seen:
                     self._seen.add(name)
-                    (value,) = self._keep(part)
+                    (value,) = part.read() if self._only_locks else self._keep(part)
                     self._look_into(value, part.name, DEPTH)
 
     def forget(self) -> None:
@@ -77,31 +90,35 @@ class Memory:
         self._before.append((part, contents))
         return contents
 
-    def _look_into(self, value: Any, name: str, depth: int) -> None:
+    def _look_into(self, value: Any, name: str, depth: int, *, is_in_lock: bool = False) -> None:
         if depth == 0 or id(value) in self._seen:
             return
         kind = type(value)
+        is_lock = self._only_locks and _is_lock(kind)
+        is_kept = is_lock or is_in_lock or not self._only_locks
+        keep = self._keep if is_kept else Part.look
         size = len(value) if issubclass(kind, CONTAINERS) else 0
         if self._looked_at + size > MOST:
             self.left_out[name] = None
             return
-        if issubclass(kind, (*CONTAINERS, tuple)) or is_users_module(kind.__module__):
+        is_users = is_users_module(kind.__module__)
+        if issubclass(kind, (*CONTAINERS, tuple)) or is_users or is_lock:
             self._seen.add(id(value))  # which stays what it is: a part of it is kept
         held: Iterable[Any] = ()
         container = next((each for each in CONTAINERS if issubclass(kind, each)), None)
         if container is not None:
-            held = self._keep(_contents(container, value, name))
+            held = keep(_contents(container, value, name))
         elif kind is tuple:
             held = value
         elif kind is type and is_users_module(value.__module__):
-            held = self._keep(_class(value, name))
-        if is_users_module(kind.__module__) or issubclass(kind, HOLDERS):
+            held = keep(_class(value, name))
+        if is_users or is_lock or issubclass(kind, HOLDERS):
             if slots := _slots_of(kind):
-                held = [*held, *self._keep(_slots(value, slots, name))]
+                held = [*held, *keep(_slots(value, slots, name))]
             with contextlib.suppress(TypeError):
                 held = [*held, vars(value)]
         for each in held:
-            self._look_into(each, name, depth - 1)
+            self._look_into(each, name, depth - 1, is_in_lock=is_lock or is_in_lock)
 
 
 def _variables_of(fn: FunctionType) -> Iterator[tuple[object, Part]]:
@@ -205,6 +222,11 @@ def _slots(owner: object, slots: list[MemberDescriptorType], name: str) -> Part:
                 slot.__set__(owner, value)
 
     return Part(name, read, write)
+
+
+def _is_lock(kind: type) -> bool:
+    names = {each.__name__ for each in kind.__mro__}
+    return kind.__module__.startswith(LOOPS) and not names.isdisjoint(LOCKS)
 
 
 def _is_data(name: str, value: object) -> bool:

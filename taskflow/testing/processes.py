@@ -28,6 +28,7 @@ from taskflow.promises import Latch, uninterrupted
 from taskflow.records import OUTCOMES, RESULT, Batch, Checkpoint, Committed, RunStatus
 from taskflow.runs import FRAME, Run
 from taskflow.stores.base import Store
+from taskflow.testing.functions import is_users
 from taskflow.testing.wrapped import WrappedStore
 
 __all__ = (
@@ -163,7 +164,8 @@ class Process:
         self.where: str | None = None  # file and line of the await that it was cut off at
         self.result: bytes | None = None  # that the run was about to end with
         self.run: Run | None = None  # that its bodies belong to
-        self.bodies: dict[int, str] = {}  # coroutines that execute now
+        # Bodies that execute now, each with the id of its call.
+        self.bodies: dict[int, tuple[str, object]] = {}
         self.outside = Outside()  # what threads do for it: nobody waits for those of the dead
         counted.all.append(self.outside)
         # trio minds that anything but its own cancellation is raised where code waits.
@@ -267,7 +269,7 @@ class Process:
         self.run = frame.run
         step: Callable[..., Any] = body.send
         sent: Any = None
-        self.bodies[id(body)] = call_id
+        self.bodies[id(body)] = call_id, body
         if isinstance(call := frame.run.executing.get(call_id), RecordedCall):
             self.history.shown[call_id] = spelled_call(call.definition.name, call.shown_arguments())
         if frame.stake is not None:
@@ -381,7 +383,7 @@ class CutStore(WrappedStore):
 
 
 def place_of(body: Any) -> str | None:
-    """File and line of what a suspended coroutine awaits, as deep as Python code goes."""
+    """File and line of what a suspended coroutine awaits, as deep as the user's code goes."""
     place = None
     while body is not None:
         frame = getattr(body, "cr_frame", None) or getattr(body, "gi_frame", None)
@@ -389,6 +391,7 @@ def place_of(body: Any) -> str | None:
             break
         if "taskflow" in frame.f_globals.get("__name__", "").split(".")[:1]:
             break
-        place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if place is None or is_users(frame.f_code):
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
     return place

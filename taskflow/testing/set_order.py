@@ -11,7 +11,7 @@ import ast
 import inspect
 import operator
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Final
@@ -37,17 +37,12 @@ ORDERED: Final = {
     "permutations", "groupby", "accumulate", "Counter", "nlargest", "nsmallest", "cycle",
     "pairwise", "batched", "zip_longest", "starmap", "takewhile", "dropwhile", "reversed",
 }  # fmt: skip
-ORDERED_METHODS: Final = ORDERED | {
-    "join",
-    "extend",
-    "fromkeys",
-    "from_iterable",
-    "encode",
-    "dumps",
-}
+ORDERED_METHODS: Final = ORDERED | {"join", "extend", "fromkeys", "from_iterable"}
+ENCODING: Final = {"dumps", "encode", "json_encode"}
 # Functions that give something else in another process, or show a set.
 SEEDED_FUNCTIONS: Final = (hash, str, repr)
 OTHER_SEED: Final = 0x5BD1E995
+PICKED: Final = ORDERED_METHODS | ENCODING | {"pop", "format"}
 PLAIN: Final = (int, float, bool)  # whose hash is the same in every process
 
 
@@ -92,7 +87,8 @@ class OtherSetOrder:
             self._change(called, done)
         code = _reordered(fn)
         if code is None:
-            if not is_inner and not _is_generated(fn):
+            is_told = is_inner or fn.__name__ == "<lambda>" or _is_generated(fn)
+            if not is_told:
                 self.without_source.append(fn.__qualname__)
             return
         self._former.append((fn, fn.__code__))
@@ -114,11 +110,11 @@ class OtherSetOrder:
         owner = getattr(function, "__self__", None)
         if any(function is each for each in SEEDED_FUNCTIONS):
             return lambda *given, **how: self._seeded(function, given, how, place)
-        if name not in ORDERED_METHODS | {"pop", "format"} or _is_users_function(function):
+        if name not in PICKED or _is_users_function(function):
             return function
         if name == "pop":
             return partial(self.pop, owner, place) if isinstance(owner, set) else function
-        show = self.shown if name == "format" else self.of
+        show = self.shown if name == "format" else self.listed if name in ENCODING else self.of
         return lambda *given, **how: function(*(show(each, place) for each in given), **how)
 
     def pop(self, value: set[Any], place: str) -> Any:
@@ -133,7 +129,7 @@ class OtherSetOrder:
         """What hash, str or repr gives elsewhere."""
         if function is hash and not _is_plain(given[0]):
             self._note(place)
-            return hash(*given) ^ OTHER_SEED
+            return hash((OTHER_SEED, hash(*given)))
         return function(*(self.shown(each, place) for each in given), **how)
 
     def shown(self, value: Any, place: str) -> Any:
@@ -144,12 +140,22 @@ class OtherSetOrder:
                 return value
             text = f"{{{', '.join(map(repr, ordered))}}}"
             return _Text(text if isinstance(value, set) else f"frozenset({text})")
+        return self._inside(value, self.shown, place)
+
+    def listed(self, value: Any, place: str) -> Any:
+        """The same with sets in it that have become lists in another order."""
+        if isinstance(value, set | frozenset):
+            return self.of(value, place)
+        return self._inside(value, self.listed, place)
+
+    def _inside(self, value: Any, change: Callable[[Any, str], Any], place: str) -> Any:
+        """What is in a list, tuple or dictionary, changed; or that itself if nothing is."""
         if type(value) in (list, tuple):
-            shown = type(value)(self.shown(each, place) for each in value)
-            return shown if any(map(operator.is_not, shown, value)) else value
+            changed = type(value)(change(each, place) for each in value)
+            return changed if any(map(operator.is_not, changed, value)) else value
         if type(value) is dict:
-            texts = {name: self.shown(each, place) for name, each in value.items()}
-            return texts if any(map(operator.is_not, texts.values(), value.values())) else value
+            values = {name: change(each, place) for name, each in value.items()}
+            return values if any(map(operator.is_not, values.values(), value.values())) else value
         return value
 
     def _note(self, place: str) -> None:
@@ -310,6 +316,11 @@ class _Reorder(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         node = self._visited(node)
         node.func = self._call(PICK, node.func)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id == "hash" and isinstance(node.ctx, ast.Load):  # as the key of a sort, say
+            return ast.copy_location(self._call(PICK, node), node)
         return node
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:

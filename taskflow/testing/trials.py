@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,17 @@ from taskflow.stores.base import Store
 from taskflow.stores.memory import MemoryStore
 from taskflow.testing.determinism import Witness
 from taskflow.testing.memory import Memory
-from taskflow.testing.processes import PROCESS, CutStore, Ears, History, Mode, Point, Process
+from taskflow.testing.processes import (
+    PROCESS,
+    CutStore,
+    Ears,
+    History,
+    Mode,
+    Point,
+    Process,
+    on_asyncio,
+    place_of,
+)
 from taskflow.testing.set_order import OtherSetOrder
 from taskflow.testing.wrapped import WrappedStore
 from taskflow.workflows import WorkflowCall
@@ -37,6 +48,7 @@ __all__ = ("Outcome", "Plan", "Raised", "Setting", "Trial")
 
 THREAD: Final = "crash-test"
 RUN: Final = "crash-test"  # always the same: task ids depend on it
+MANY: Final = 50  # calls of one task, in a run that does not end
 HELD_FOR: Final = 3600.0  # seconds (virtual) that a call is held up, so that others end before it
 
 
@@ -102,6 +114,7 @@ class Known(Struct):
     workflows: set[str]  # names of those that may be called
     executed: dict[CodeType, None]  # of the user's, that was seen to execute in workflows
     memory: Memory
+    locks: Memory  # that a process which was dropped may hold
 
 
 class Trial:
@@ -123,7 +136,7 @@ class Trial:
         outcome, plan = self.outcome, self._plan
         before = set(anyio.get_running_tasks())
         lives: list[Life] = []
-        expired: list[bool] = []
+        expired: list[list[str]] = []  # where it was when its time was up
         with self._context:
             if plan.what == "watch" or not plan.key:
                 outcome.witness = self._context.enter_context(Witness(self._setting.allowed))
@@ -131,7 +144,8 @@ class Trial:
                 outcome.memory = known.memory
                 outcome.memory.look(known.executed)
             async with anyio.create_task_group() as group:
-                with _watchdog(self._setting.patience, group.cancel_scope, expired):
+                where = partial(_places, outcome)
+                with _watchdog(self._setting.patience, group.cancel_scope, where, expired):
                     try:
                         for process in self._processes(known):
                             life = Life(process, self.call, self._setting.signals)
@@ -149,7 +163,7 @@ class Trial:
             if life.misuse is not None:
                 raise life.misuse
         if expired:
-            outcome.problems.append(self._expired_text())
+            outcome.problems.append(self._expired_text(expired[0]))
         await self._look_for_children(before)
         return outcome
 
@@ -157,6 +171,7 @@ class Trial:
         """One process after the other: those that are cut off, and one that is not."""
         outcome, plan = self.outcome, self._plan
         for cut, mode in plan.cuts:
+            known.locks.forget()
             process = Process(len(outcome.processes) + 1, outcome.history, cut, mode)
             if plan.held and not outcome.processes:
                 process.hold_up(plan.held, partial(anyio.sleep, _longest_hold(plan.held)))
@@ -169,6 +184,7 @@ class Trial:
         if outcome.memory is not None:
             self._context.callback(outcome.memory.recall)
             outcome.memory.forget()
+        known.locks.forget()
         outcome.processes.append(Process(len(outcome.processes) + 1, outcome.history))
         yield outcome.processes[-1]
 
@@ -183,7 +199,7 @@ class Trial:
             await _abandon(store, life.owner)
         self.outcome.was_cut |= life.was_cut
         if process.bodies and not process.is_dead:
-            left = ", ".join(sorted(set(process.bodies.values())))
+            left = ", ".join(sorted({call_id for call_id, _ in process.bodies.values()}))
             self.outcome.problems.append(f"run() had returned, and bodies still executed: {left}")
 
     def _open_store(self) -> Store:
@@ -217,16 +233,22 @@ class Trial:
             if not left:
                 return
             await anyio.lowlevel.checkpoint()
-        names = ", ".join(sorted(str(each.name) for each in left))
+        names = ", ".join(sorted(map(_shown_child, left)))
         self.outcome.problems.append(
             f"children still execute though everything was closed: {names}"
         )
 
-    def _expired_text(self) -> str:
+    def _expired_text(self, places: list[str]) -> str:
         text = f"it did not end within {self._setting.patience:g} s of real time (patience=)"
         if self.outcome.was_cut:
             text += ": it waits for something that only the process which was cut off could give"
-        return text
+        history = self.outcome.history
+        asked = Counter(row.name for row in history.calls.values()).most_common(1)
+        if asked and asked[0][1] >= MANY:
+            ((name, number),) = asked
+            text += f"; it has asked for {name} {number:,} times, each time with other arguments"
+        where = ", ".join(sorted(set(places)))
+        return f"{text}\n  when its time was up it was at {where}" if where else text
 
 
 class Life:
@@ -329,6 +351,15 @@ def _unwind(service: Service) -> None:
         execution.cancel()
 
 
+def _shown_child(child: anyio.TaskInfo) -> str:
+    """Its name, and on asyncio the function that it executes."""
+    for task in asyncio.all_tasks() if on_asyncio() else ():
+        if id(task) == child.id:
+            coroutine: Any = task.get_coro()
+            return f"{child.name} ({getattr(coroutine, '__qualname__', coroutine)})"
+    return str(child.name)
+
+
 def _is_pool(child: anyio.TaskInfo) -> bool:
     return "process pool" in str(child.name) or "process_pool" in str(child.name)
 
@@ -349,13 +380,23 @@ async def _abandon(store: Store, owner: str) -> None:
         await store.close(owner)
 
 
+def _places(outcome: Outcome) -> list[str]:
+    found = (place_of(body) for _, body in outcome.processes[-1].bodies.values())
+    return [each for each in found if each is not None]
+
+
 @contextlib.contextmanager
-def _watchdog(patience: float, scope: anyio.CancelScope, expired: list[bool]) -> Generator[None]:
+def _watchdog(
+    patience: float,
+    scope: anyio.CancelScope,
+    where: Callable[[], list[str]],
+    expired: list[list[str]],
+) -> Generator[None]:
     """Cancels ``scope`` when its real time is up, and notes that: the loop's may be virtual."""
     token = anyio.lowlevel.current_token()
 
     def end() -> None:
-        expired.append(True)
+        expired.append(where())
         scope.cancel()
 
     def bark() -> None:
