@@ -281,6 +281,25 @@ async def test_a_child_gets_its_arguments_decoded(runtime: Runtime) -> None:
     assert await runtime.run(parent(), thread_id="t") is True
 
 
+async def test_a_child_may_change_what_it_is_given(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a copy, decoded for it alone: nobody is warned, also not of 60 that became 60.0."""
+
+    @workflow
+    async def child(limits: dict[str, float]) -> int:
+        limits["other"] = 1.0
+        return len(limits)
+
+    @workflow
+    async def parent() -> list[int]:
+        limits: dict[str, float] = {"one": 60}
+        return [await child(limits), len(limits)]
+
+    assert await runtime.run(parent(), thread_id="t") == [2, 1]
+    assert caplog.records == []
+
+
 async def test_a_task_may_call_a_workflow(runtime: Runtime) -> None:
     """A workflow inside a task is a recorded child of the task."""
 
