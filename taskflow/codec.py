@@ -22,6 +22,7 @@ import msgspec
 
 from taskflow.errors import SerializationError
 from taskflow.pending import Wait
+from taskflow.promises import room_for
 
 __all__ = (
     "NESTING_LIMIT",
@@ -40,6 +41,9 @@ __all__ = (
 
 # Python 3.11 reads about 900 levels back from a shallow stack; 3.13 several thousand.
 NESTING_LIMIT: Final = 400
+
+# No fault of a value or its annotation: what is nested too deep is refused before it is read.
+FROM_ELSEWHERE: Final = MemoryError, RecursionError
 
 # What msgspec reads, and Python where nobody called sys.set_int_max_str_digits().
 INT_DIGITS: Final = 4300
@@ -200,6 +204,8 @@ class Codec:
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
                 annotation, dec_hook=_from_builtin
             )
+        except FROM_ELSEWHERE:
+            raise
         except Exception as error:  # also of code of the user's
             raise SerializationError(
                 f"{what} is annotated {_name(annotation)}, which cannot be read back from a "
@@ -231,6 +237,8 @@ class Codec:
             )
         try:
             decoded = self._decoder.decode(payload)
+        except FROM_ELSEWHERE:
+            raise
         except Exception as error:  # also of code of the user's, such as __post_init__
             raise SerializationError(
                 f"{self._what} do not fit: {error!s}; {self._advice(value, str(error))}"
@@ -249,6 +257,8 @@ class Codec:
         """
         try:
             return self._decoder.decode(payload)
+        except FROM_ELSEWHERE:
+            raise
         except Exception as error:  # also of code of the user's, such as __post_init__
             raise SerializationError(
                 f"{self._what} was recorded as {payload[:200]!r}, which does not fit its "
@@ -259,7 +269,10 @@ class Codec:
     def _encode(self, value: Any) -> bytes:
         try:
             return _encoder.encode(value)
+        except MemoryError:
+            raise
         except RecursionError as error:
+            room_for(NESTING_LIMIT)()  # or the code stands too deep, whatever the value is
             raise SerializationError(
                 f"{self._what} holds itself, or is nested too deep for JSON"
             ) from error

@@ -23,7 +23,7 @@ from taskflow.events import (
     TaskStarted,
     Waiting,
 )
-from taskflow.promises import Promise, new_promise
+from taskflow.promises import Promise, keep, new_promise
 from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, RunRow, Wait
 
 __all__ = ("Feed", "Feeds", "Listener", "event_of")
@@ -69,9 +69,8 @@ class Listener:
 
     def wake(self) -> None:
         """Have the reader look."""
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.done():
-            wake.set_result(None)
+        keep(self._wake)
+        self._wake = None
 
     def take(self) -> Event | None:
         """The next event, if there is one."""

@@ -16,7 +16,7 @@ import anyio
 from taskflow.errors import LeaseLost, RunCancelled, StoreError
 from taskflow.feeds import Feeds
 from taskflow.loops import Loop
-from taskflow.promises import Latch, Promise, uninterrupted
+from taskflow.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import (
     Batch,
     CacheEntry,
@@ -223,7 +223,7 @@ class Journal:
     async def close(self) -> None:
         """Commit what is left, and end."""
         self._closing = True
-        self._notify()
+        keep(self._wake)
         await uninterrupted(self._ended)
 
     def abandon(self) -> None:
@@ -245,18 +245,14 @@ class Journal:
             group = groups[-1]
             if len(group) < MAX_BATCH_ROWS and group.size < MAX_BATCH_BYTES:
                 return group
+        # First, as it may fail at the end of the stack: what waits here has woken the writer.
+        keep(self._wake)
         group = _Group()
         groups.append(group)
-        if self._wake is not None:
-            self._notify()
         return group
 
     def _over(self) -> StoreError:
         return StoreError(f"{self._store.where}: nothing is written after the runtime was closed")
-
-    def _notify(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
     async def _commit(self, group: _Group) -> None:
         if self._poisoned:

@@ -12,7 +12,7 @@ import anyio
 from taskflow import failures
 from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
 from taskflow.executions import Execution
-from taskflow.promises import Latch, Promise, uninterrupted
+from taskflow.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import Claim, RunRow, RunStatus
 from taskflow.runs import logger
 from taskflow.services import Service
@@ -57,8 +57,7 @@ class Watch:
         """Something may be due now."""
         self._is_told = True
         self._looks = 0
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        keep(self._wake)
 
     async def begin(self) -> None:
         """Note where the store is: what comes from now on is news. Raises StoreError."""

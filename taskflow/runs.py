@@ -38,7 +38,7 @@ from taskflow.feeds import Feed, Feeds
 from taskflow.identity import idempotency_key, run_digest
 from taskflow.inboxes import Inbox, Receiver, SignalTypes
 from taskflow.journal import Journal
-from taskflow.promises import Latch, Promise, uninterrupted
+from taskflow.promises import Latch, Promise, check_call_room, uninterrupted
 from taskflow.records import (
     COVERED,
     EMIT,
@@ -459,7 +459,11 @@ class Run:
             self._queued.discard(call_id)
 
     def begin(self, call: Executing) -> None:
-        """``call`` executes from now on."""
+        """``call`` executes from now on.
+
+        Raises RecursionError where the stack has no room for all that it takes to end it.
+        """
+        check_call_room()
         self.executing[call.id] = call
         self.begun += 1
         if (later := call.frame.later) is not None:

@@ -36,7 +36,7 @@ from taskflow.errors import (
 )
 from taskflow.executions import Execution, RunHandle
 from taskflow.identity import check_id, check_text, exact_json, signal_id
-from taskflow.promises import uninterrupted
+from taskflow.promises import check_call_room, uninterrupted
 from taskflow.records import (
     OUTCOMES,
     RESULT,
@@ -164,6 +164,7 @@ class Runtime:
         service = self._service
         if service is None:
             return
+        service.check_loop()
 
         try:
             await service.end()
@@ -253,6 +254,7 @@ class Runtime:
         known here, and the value does not fit it.
         """
         service = self._open()
+        check_call_room()
         check_id(thread_id, "thread id")
         check_id(name, "signal's name")
         if id is not None:
@@ -330,6 +332,7 @@ class Runtime:
         another block is open on it, and HistoryMismatch where it holds runs of workflows.
         """
         service = self._open()
+        check_call_room()
         check_id(thread_id, "thread id")
         now = service.clock.now
         _check_serving(service, thread_id, BLOCK_RUN_ID)
@@ -567,6 +570,7 @@ class Runtime:
         Raises RunNotFound where the thread has no run, or its latest has succeeded.
         """
         service = self._open()
+        check_call_room()
         check_id(thread_id, "thread id")
         # What is here may have been ended elsewhere before, and another run begun in its place.
         asleep = service.asleep.get(thread_id)
@@ -631,7 +635,7 @@ class Runtime:
             try:
                 codec.decode(payload)
                 return
-            except Exception as error:  # also what a class of the user's raises in its checks
+            except SerializationError as error:
                 misfit = error
                 refused.append(codec)
         if misfit is not None:
@@ -645,6 +649,7 @@ class Runtime:
     def _open(self) -> Service:
         if self._service is None or self._service.is_closing:
             raise RuntimeError("this Runtime is not open: use it inside 'async with Runtime(…)'")
+        self._service.check_loop()
 
         return self._service
 
@@ -740,6 +745,7 @@ class Runtime:
     async def _execution(self, claim: Claim, workflow: Workflow[..., Any, Any]) -> Execution:
         """The execution that answers ``claim``: one that is under way, or a new one."""
         thread_id = claim.thread_id
+        check_call_room()
         while True:
             service = self._open()
             _check_serving(service, thread_id, claim.run_id)

@@ -333,3 +333,41 @@ def test_plain_values_need_no_annotation() -> None:
     assert is_plain({"a": [1, None]})
     assert not is_plain((1,))
     assert annotation_for([(1,)]) == "list[tuple[int]]"
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_is_no_fault_of_a_value_is_not_told_as_one(error: type[Exception]) -> None:
+    """Memory may run out, or the stack, wherever a value is recorded and read."""
+
+    class Greedy(msgspec.Struct):
+        number: int
+
+        def __post_init__(self) -> None:
+            if armed:
+                raise error
+
+    armed: list[bool] = []
+    codec = Codec(Greedy, "the result of f()")
+    value = Greedy(1)
+    payload, _ = codec.round_trip(value)
+    armed.append(True)
+    for use in (lambda: codec.round_trip(value), lambda: codec.decode(payload)):
+        with pytest.raises(error):
+            use()
+
+
+def test_the_end_of_the_stack_is_no_fault_of_a_value_or_annotation() -> None:
+    """What is recorded there fails as anything else does."""
+
+    def make(levels: int) -> object:
+        if levels:
+            return make(levels - 1)
+        return Codec(dict[str, list[int]], "the result of f()").round_trip({"a": [1]})
+
+    refused = 0
+    for levels in range(sys.getrecursionlimit()):
+        try:
+            make(levels)
+        except RecursionError:
+            refused += 1
+    assert refused

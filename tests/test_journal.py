@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -242,3 +243,25 @@ async def test_the_backlog_says_when_it_is_crowded() -> None:
         store.gate.set()
         await journal.finish(success(run.key))
         assert not journal.is_crowded
+
+
+async def test_a_write_at_the_end_of_the_stack_leaves_the_others_alone() -> None:
+    """It is refused, or committed; and the writer wakes for the next one in either case."""
+    store = RecordingStore()
+    refused = 0
+
+    def deep_down(levels: int, write: Claim) -> object:
+        return deep_down(levels - 1, write) if levels else journal.claim(write)
+
+    async with journal_on(store) as journal:
+        limit = sys.getrecursionlimit()
+        for levels in range(limit - 150, limit):
+            await anyio.wait_all_tasks_blocked()  # the writer naps, and has to be woken
+            try:
+                deep_down(levels, claim(f"deep {levels}"))
+            except RecursionError:
+                refused += 1
+            with anyio.fail_after(30):
+                await claimed(journal, claim(f"other {levels}"))
+
+    assert 0 < refused < 150

@@ -1357,3 +1357,21 @@ async def test_a_block_s_thread_cannot_be_cancelled_for_good(runtime: Runtime) -
         await runtime.cancel("thread")
     async with runtime.thread("thread"):
         assert await step() == 1
+
+
+@pytest.mark.parametrize("ask", ["run", "aclose"])
+async def test_an_open_runtime_is_refused_to_another_event_loop(ask: str) -> None:
+    """What it would wait for there could never wake it."""
+
+    @workflow
+    async def echo(text: str) -> str:
+        return text
+
+    async with Runtime(MemoryStore()) as runtime:
+
+        async def elsewhere() -> None:
+            await (runtime.run(echo("A1"), thread_id="A1") if ask == "run" else runtime.aclose())
+
+        with pytest.raises(RuntimeError, match="one Runtime on each event loop"):
+            await asyncio.wait_for(asyncio.to_thread(asyncio.run, elsewhere()), 30)
+        assert await runtime.run(echo("A1"), thread_id="A1") == "A1"

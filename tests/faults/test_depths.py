@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +17,17 @@ import pytest
 from values import Chain, Host, Tree, giver, nested, same
 
 from taskflow import (
+    CachePolicy,
     MemoryStore,
     RunNotFound,
+    Runtime,
     SerializationError,
     SQLiteStore,
     emit,
     previous,
     receive,
     save,
+    sleep,
     task,
     workflow,
 )
@@ -29,6 +35,7 @@ from taskflow.codec import NESTING_LIMIT, Codec
 from taskflow.failures import Failure, rebuild, record
 from taskflow.identity import canonical_arguments, exact_json
 
+PATIENCE = 30.0  # seconds
 ACCEPTED = NESTING_LIMIT - 1  # what holds an argument is one more level
 WRAPPINGS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "list": (Any, lambda inner: [inner]),
@@ -333,3 +340,121 @@ def test_large_failures_take_linear_time(kind: str, is_long: bool) -> None:
         return lambda: rebuild(Failure.parse(record(group).encode()))
 
     assert grows_linearly(work, is_long)
+
+
+class Ends(NamedTuple):
+    """What a run that goes down to the end of the stack does there, and with which runtime."""
+
+    workflow: Any
+    options: dict[str, Any] = {}
+    levels: range = range(sys.getrecursionlimit() - 200, sys.getrecursionlimit())
+
+
+async def deep_down(levels: int, call: Callable[[], Any]) -> Any:
+    """Await ``call()`` that deep in coroutines that await each other."""
+    return await deep_down(levels - 1, call) if levels else await call()
+
+
+@task
+async def double(number: int) -> int:
+    return 2 * number
+
+
+@task(cache=CachePolicy(key=lambda number, where: str(number)))
+async def shared(number: int, where: str) -> int:
+    return 2 * number
+
+
+@workflow
+async def double_at(levels: int) -> int:
+    return await deep_down(levels, lambda: double(1))
+
+
+@workflow
+async def nested_at(levels: int) -> int:
+    return await nested_at(levels - 1) if levels else await double(1)
+
+
+@workflow
+async def contend_at(levels: int) -> int:
+    """Two that want the only slot, which one of them has to hand over down there."""
+
+    @task
+    async def outer(levels: int) -> int:
+        return await deep_down(levels, lambda: double(levels))
+
+    deep, _ = await asyncio.gather(outer(levels), outer(0), return_exceptions=True)
+    if isinstance(deep, BaseException):
+        raise deep
+    return 2
+
+
+@workflow
+async def share_at(levels: int) -> int:
+    """Two that want the same shared result, and one of them is down there."""
+    deep, shallow = await asyncio.gather(
+        deep_down(levels, lambda: shared(levels, "down")),
+        shared(levels, "up"),
+        return_exceptions=True,
+    )
+    assert shallow == 2 * levels
+    if isinstance(deep, BaseException):
+        raise deep
+    return 2
+
+
+@workflow
+async def stray_at(levels: int) -> int:
+    """A call that is left executing down there has to be ended."""
+    stray = asyncio.create_task(deep_down(levels, lambda: sleep(1000)))
+    await sleep(1e-9)
+    if stray.done():
+        stray.result()
+    return 2
+
+
+@workflow
+async def wait_at(levels: int) -> int:
+    """An alarm is set down there, which is the next to ring."""
+    await deep_down(levels, lambda: sleep(1e-9))
+    return 2
+
+
+ENDS = {
+    "task": Ends(double_at),
+    "nested": Ends(nested_at, levels=range(100, 220, 3)),
+    "slots": Ends(contend_at, {"max_concurrency": 1}),
+    "cache": Ends(share_at),
+    "stray": Ends(stray_at),
+    "alarm": Ends(wait_at),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*left executing:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("kind", list(ENDS))
+@pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
+def test_at_the_end_of_the_stack_a_run_fails_or_succeeds(
+    kind: str, debug: bool, is_long: bool
+) -> None:
+    """It never hangs; and nobody else on the same runtime does, at whichever level it ends."""
+    ends = ENDS[kind]
+    came_to: Counter[str] = Counter()
+
+    async def main() -> None:
+        async with Runtime(MemoryStore(), poll_interval=1000, **ends.options) as runtime:
+            for levels in ends.levels[:: 1 if is_long or not debug else 7]:
+                try:
+                    call = runtime.run(ends.workflow(levels), thread_id=f"deep {levels}")
+                    assert await asyncio.wait_for(call, PATIENCE) == 2
+                    came_to["result"] += 1
+                except RecursionError:
+                    came_to["error"] += 1
+                call = runtime.run(double_at(0), thread_id=f"other {levels}")
+                assert await asyncio.wait_for(call, PATIENCE) == 2
+                call = runtime.run(wait_at(0), thread_id=f"waits {levels}")
+                assert await asyncio.wait_for(call, PATIENCE) == 2
+
+    asyncio.run(main(), debug=debug)
+    assert came_to["error"]
+    assert came_to["result"]
