@@ -21,6 +21,7 @@ import sqlite3
 import stat
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from functools import cache, partial
 from itertools import count
@@ -91,6 +92,20 @@ CHECKED_PAGES: Final = 500
 # The owners whose stores are open in this process, and the locks of those that stand still.
 _serving: Final[set[str]] = set()
 _standing_still: Final[list[OwnerLock | None]] = []
+
+# What this process has open, and what was open in the one that it was forked from. There SQLite
+# takes its parent's locks for its own, and keeps none: others would delete the log under it.
+_in_use: Final[weakref.WeakSet[SQLiteStore]] = weakref.WeakSet()
+_inherited: Final[set[str]] = set()
+
+
+def _inherit() -> None:
+    _inherited.update(store._file for store in _in_use)
+    _in_use.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_inherit)
 
 
 class _Answer:
@@ -181,8 +196,14 @@ class SQLiteStore:
 
         self._file = os.path.realpath(self.path)  # noqa: ASYNC240 - a local disk, once
         asked = self.path if os.path.isabs(self.path) else os.path.join(os.getcwd(), self.path)
+        if self._file in _inherited:
+            raise StoreError(
+                f"{self.path} was open in the process that this one was forked from, and cannot be "
+                "opened here: start the process by spawn or forkserver, or before it is opened"
+            )
         self._owner = owner
         self._is_leaving = False
+        _in_use.add(self)
         self._lease_time = boot_time if present.clock is None else present.clock.elapsed
         try:
             self._writer = await self._connect("rwc")
@@ -965,6 +986,7 @@ class SQLiteStore:
                     continue  # its thread is a daemon
                 with outside():
                     await connection.close()
+        _in_use.discard(self)
         if isinstance(lock, FileLock):
             lock.close()
         owner_lock: OwnerLock | None = self.__dict__.pop("_owner_lock", None)

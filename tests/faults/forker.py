@@ -1,12 +1,13 @@
 """A program that forks while it holds locks: ``python forker.py PATH WHAT``.
 
 ``orphan``: it dies by SIGKILL and leaves a child. ``runtime``: the same in the middle of a run.
-``closing``: its child closes every lock that it was given, and the program goes on. A child, and
-the program, live until their input ends.
+``closing``: its child closes every lock that it was given, and the program goes on. ``opening``:
+its child opens what is open here. A child, and the program, live until their input ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import warnings
 
 import anyio
 
-from taskflow import Runtime, task, workflow
+from taskflow import Runtime, StoreError, task, workflow
 from taskflow.stores.locks import FileLock, OwnerLock
 
 THREAD = "held"
@@ -65,6 +66,25 @@ def close_in_a_child(write: FileLock, owner: OwnerLock) -> None:
     os._exit(0)
 
 
+def open_in_a_child(path: str) -> None:
+    """Let it open the same database, which has to be refused for that reason."""
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        say("refused" if status == 0 else "opened")
+        return
+    try:
+        asyncio.run(run(path))
+    except StoreError as error:
+        os._exit("this one was forked from" not in str(error))
+    finally:
+        os._exit(1)
+
+
+async def hold(path: str) -> None:
+    async with Runtime(path):
+        open_in_a_child(path)
+
+
 async def run(path: str) -> None:
     async with Runtime(path) as runtime:
         await runtime.run(parts(), thread_id=THREAD)
@@ -73,8 +93,8 @@ async def run(path: str) -> None:
 def main(path: str, what: str) -> None:
     # From 3.12 on Python warns of forks where there are threads; from them alone comes our harm.
     warnings.simplefilter("ignore", DeprecationWarning)
-    if what == "runtime":
-        anyio.run(run, path)
+    if what in ("runtime", "opening"):
+        anyio.run(run if what == "runtime" else hold, path)
         return
     write, owner = FileLock(f"{path}-lock", 0), OwnerLock(f"{path}-owner")
     with write:

@@ -95,3 +95,12 @@ def test_a_child_unlocks_nothing_of_its_parent(path: Path, fork: Fork) -> None:
     with pytest.raises(TimeoutError), FileLock(f"{path}-lock", timeout=0):
         pass
     assert not OwnerLock.is_free(f"{path}-owner")
+
+
+async def test_a_child_does_not_open_what_its_parent_has_open(path: Path, fork: Fork) -> None:
+    """SQLite would keep no lock for it, and whoever closes last would delete its log."""
+    process = fork("opening")
+    assert word(process) == "refused"
+
+    async with Runtime(path) as runtime:
+        assert await runtime.run(parts(), thread_id=THREAD) == 10
