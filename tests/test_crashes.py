@@ -1105,6 +1105,19 @@ async def test_a_rerun_that_leaves_out_a_recorded_call_is_found(anyio_backend: s
 
 
 DONE: set[str] = set()
+MANY = {number: {"a": number} for number in range(200_000)}
+
+
+async def test_what_holds_too_much_is_not_looked_at_and_told(anyio_backend: str) -> None:
+    """A table in memory: copies of it would take longer than the passes."""
+
+    @workflow
+    async def counted() -> str:
+        return await fetch(str(len(MANY)))
+
+    assert (await crash_everywhere(counted)).notes == (
+        "MANY holds too much to look whether a rerun depends on it",
+    )
 
 
 async def test_a_run_that_does_not_end_says_where_it_is(anyio_backend: str) -> None:

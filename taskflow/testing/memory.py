@@ -65,7 +65,8 @@ class Memory:
                 if name not in self._seen:
                     self._seen.add(name)
                     (value,) = part.read() if self._only_locks else self._keep(part)
-                    self._look_into(value, part.name, DEPTH)
+                    with contextlib.suppress(Exception):  # of a class of the user's
+                        self._look_into(value, part.name, DEPTH)
 
     def forget(self) -> None:
         """Put everything back to what it was when it was looked at."""
@@ -86,7 +87,6 @@ class Memory:
 
     def _keep(self, part: Part) -> list[Any]:
         contents = part.read()
-        self._looked_at += len(contents)
         self._before.append((part, contents))
         return contents
 
@@ -98,9 +98,10 @@ class Memory:
         is_kept = is_lock or is_in_lock or not self._only_locks
         keep = self._keep if is_kept else Part.look
         size = len(value) if issubclass(kind, CONTAINERS) else 0
-        if self._looked_at + size > MOST:
+        if size and self._looked_at + size > MOST:
             self.left_out[name] = None
             return
+        self._looked_at += size
         is_users = is_users_module(kind.__module__)
         if issubclass(kind, (*CONTAINERS, tuple)) or is_users or is_lock:
             self._seen.add(id(value))  # which stays what it is: a part of it is kept
