@@ -50,8 +50,8 @@ CLOCKS: Final = {
 TIMES_GIVEN: Final = {"localtime": 1, "gmtime": 1, "ctime": 1, "strftime": 2}
 TODAY: Final = {"now", "utcnow", "today"}
 MUTATORS: Final = {
-    "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "pop",
-    "popleft", "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
+    "append", "appendleft", "extend", "extendleft", "insert", "add", "update", "pop", "popleft",
+    "popitem", "remove", "discard", "clear", "__setitem__", "__delitem__",
 }  # fmt: skip
 CONTAINERS: Final = (list, dict, set, bytearray, deque)
 # What is outside of the process, or differs between processes: whoever does it for the workflow,
