@@ -709,6 +709,21 @@ async def test_a_replayed_call_awaited_twice_is_an_error_too(runtime: Runtime) -
 
 
 @on_asyncio
+async def test_a_call_that_was_awaited_cannot_be_scheduled(runtime: Runtime) -> None:
+    """It would be answered with None, as a coroutine that has ended would be."""
+
+    @workflow
+    async def shop() -> int:
+        call = double(4)
+        result = await call
+        with pytest.raises(RuntimeError, match="awaited already"):
+            await asyncio.create_task(call)
+        return result
+
+    assert await runtime.run(shop(), thread_id="t") == 8
+
+
+@on_asyncio
 async def test_a_call_that_was_answered_can_be_closed(runtime: Runtime) -> None:
     """As any coroutine, however it was answered: there is nothing left to give up."""
     crashes = [Crash()]
