@@ -19,10 +19,13 @@ Where things are; imports only point down:
     promises, cancellation, loops, steps  waking up, giving up, what asyncio and trio do; bodies
 """
 
-from taskflow.cache import CachePolicy
-from taskflow.calls import Call
-from taskflow.clocks import Clock
-from taskflow.emits import emit
+from taskflow.calls.call import Call
+from taskflow.calls.emits import emit
+from taskflow.calls.races import AsCompleted, as_completed, race
+from taskflow.calls.tasks import Task, task
+from taskflow.calls.values import now, random, uuid
+from taskflow.calls.waits import receive, sleep, sleep_until
+from taskflow.calls.workflows import Workflow, WorkflowCall, previous, save, workflow
 from taskflow.errors import (
     CheckpointCorrupt,
     HistoryMismatch,
@@ -60,21 +63,18 @@ from taskflow.events import (
     TaskStarted,
     Waiting,
 )
-from taskflow.executions import RunHandle
+from taskflow.loops.clocks import Clock
 from taskflow.pending import Wait
-from taskflow.races import AsCompleted, as_completed, race
 from taskflow.records import CurrentCall, Progress, Pruned, RunRecord, RunStatus, TaskRecord
 from taskflow.retry import RetryPolicy
-from taskflow.runs import current
+from taskflow.runs.cache import CachePolicy
+from taskflow.runs.run import current
 from taskflow.runtime import Runtime
+from taskflow.runtime.executions import RunHandle
+from taskflow.runtime.subscriptions import Stream, Subscription
 from taskflow.stores.base import Store
 from taskflow.stores.memory import MemoryStore
 from taskflow.stores.sqlite import SQLiteStore
-from taskflow.subscriptions import Stream, Subscription
-from taskflow.tasks import Task, task
-from taskflow.values import now, random, uuid
-from taskflow.waits import receive, sleep, sleep_until
-from taskflow.workflows import Workflow, WorkflowCall, previous, save, workflow
 
 __all__ = (
     "AsCompleted",

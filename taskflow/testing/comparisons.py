@@ -8,18 +8,18 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from taskflow import failures
-from taskflow.attempts import Outcome
-from taskflow.calls import RecordedCall
-from taskflow.codec import Codec, canonical_json, decode_plain, decode_waits
+from taskflow.calls.attempts import Outcome
+from taskflow.calls.call import RecordedCall
+from taskflow.calls.waits import WaitCall
+from taskflow.calls.workflows import Workflow
 from taskflow.errors import HistoryMismatch, SerializationError
-from taskflow.identity import fingerprint
 from taskflow.pending import Wait
 from taskflow.records import ERROR, Checkpoint, RunRow, RunStatus
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import Difference, IgnoredCall, NewCall, RunReplay, Verdict
-from taskflow.waits import WaitCall
-from taskflow.workflows import Workflow
+from taskflow.wire import failures
+from taskflow.wire.codec import Codec, canonical_json, decode_plain, decode_waits
+from taskflow.wire.identity import fingerprint
 
 __all__ = ("Comparison", "Findings", "name_of", "skipped")
 

@@ -25,9 +25,9 @@ import anyio.to_thread
 from msgspec import Struct
 
 from taskflow.errors import StoreError
-from taskflow.history import read_exports
 from taskflow.records import CheckpointRow, RunRow, RunStatus
 from taskflow.runtime import Runtime
+from taskflow.runtime.history import read_exports
 from taskflow.stores.base import Snapshot, Store
 
 __all__ = ("History", "RecordedRun", "Wanted", "recorded_runs")

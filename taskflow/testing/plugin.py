@@ -40,7 +40,7 @@ import pytest
 # Nothing of taskflow is needed before a fixture is asked for.
 if TYPE_CHECKING:
     from taskflow import Runtime, Store
-    from taskflow.testing.virtual import VirtualClock
+    from taskflow.testing.doubles.virtual import VirtualClock
 
 __all__ = ("clock", "runtime", "store")
 
@@ -62,7 +62,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture
 async def clock(anyio_backend: object) -> AsyncIterator[VirtualClock]:
     """Virtual time, for as long as the test takes."""
-    from taskflow.testing.virtual import VirtualClock
+    from taskflow.testing.doubles.virtual import VirtualClock
 
     with VirtualClock() as clock:
         yield clock

@@ -10,26 +10,26 @@ from typing import Any, Final, TypeVar
 import anyio
 from msgspec import structs
 
-from taskflow.attempts import Outcome, attempt_all
-from taskflow.calls import RecordedCall
-from taskflow.codec import decode_waits
-from taskflow.definitions import BodyKind
-from taskflow.emits import EmitCall
-from taskflow.executions import RunBody
+from taskflow.calls.attempts import Outcome, attempt_all
+from taskflow.calls.call import RecordedCall
+from taskflow.calls.definitions import BodyKind
+from taskflow.calls.emits import EmitCall
+from taskflow.calls.waits import WaitCall
+from taskflow.calls.workflows import Workflow
+from taskflow.loops.promises import Latch
+from taskflow.loops.steps import stepped
 from taskflow.pending import Wait
-from taskflow.promises import Latch
 from taskflow.records import OUTCOMES, Claimed, Recorded, RunRow, RunStatus
-from taskflow.recovery import claim_of
-from taskflow.runs import FRAME, Executing, Run
-from taskflow.services import Service, Settings
-from taskflow.steps import stepped
+from taskflow.runs.run import FRAME, Executing, Run
+from taskflow.runtime.executions import RunBody
+from taskflow.runtime.recovery import claim_of
+from taskflow.runtime.services import Service, Settings
 from taskflow.stores.base import reopened
 from taskflow.stores.memory import MemoryStore
 from taskflow.testing.comparisons import Comparison, Findings, name_of
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import RunReplay
-from taskflow.waits import WaitCall
-from taskflow.workflows import Workflow
+from taskflow.wire.codec import decode_waits
 
 __all__ = ("LOOK_INTERVAL", "Rehearsal")
 

@@ -53,14 +53,14 @@ from typing import Any, Final
 import anyio
 import anyio.abc
 
+from taskflow.calls.workflows import Workflow
 from taskflow.errors import TaskflowError
-from taskflow.promises import Latch
+from taskflow.loops.promises import Latch
 from taskflow.records import RunStatus
 from taskflow.testing.comparisons import skipped
 from taskflow.testing.histories import History, RecordedRun, Wanted, recorded_runs
 from taskflow.testing.rehearsals import LOOK_INTERVAL, Rehearsal
 from taskflow.testing.verdicts import ReplayReport, RunReplay
-from taskflow.workflows import Workflow
 
 __all__ = ("NothingToReplay", "replay")
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from taskflow.definitions import definitions_of
+from taskflow.calls.definitions import definitions_of
 from taskflow.records import RunStatus
 
 __all__ = ("Difference", "IgnoredCall", "NewCall", "ReplayReport", "RunReplay", "Verdict")

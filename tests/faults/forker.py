@@ -16,7 +16,7 @@ import warnings
 import anyio
 
 from taskflow import Runtime, StoreError, task, workflow
-from taskflow.stores.locks import FileLock, OwnerLock
+from taskflow.stores.sqlite.locks import FileLock, OwnerLock
 
 THREAD = "held"
 

@@ -38,7 +38,7 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.stores import sqlite
+from taskflow.stores.sqlite import store as sqlite
 
 bodies: list[str] = []  # that were executed
 outage: set[str] = set()  # tasks that fail

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from taskflow import Runtime
-from taskflow.stores import sqlite
+from taskflow.stores.sqlite import store as sqlite
 
 taken = 0
 last = 0

@@ -25,7 +25,7 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.clocks import present
+from taskflow.loops.clocks import present
 
 Key = tuple[str, str, str]  # thread id, name, arguments as JSON
 TYPES: dict[str, Any] = {"int": int, "str": str}

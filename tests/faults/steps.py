@@ -18,7 +18,7 @@ import anyio
 from msgspec import Struct, to_builtins
 
 from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
-from taskflow.stores.sqlite import _send
+from taskflow.stores.sqlite.store import _send
 
 COUNT = 12
 STRUCK = 5  # the step in whose body the fault begins

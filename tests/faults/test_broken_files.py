@@ -28,7 +28,7 @@ from steps import TOTAL, Injected, Report, Steps, check
 
 import taskflow
 from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
-from taskflow.stores.locks import OwnerLock
+from taskflow.stores.sqlite.locks import OwnerLock
 
 pytestmark = pytest.mark.anyio
 
@@ -356,9 +356,8 @@ async def test_who_may_only_read_a_lock_sees_whether_its_owner_lives(
     file = path.with_name("owner")
     lock = OwnerLock(str(file))
     file.chmod(0o444)
-    program = (
-        f"from taskflow.stores.locks import OwnerLock; print(OwnerLock.is_free({str(file)!r}))"
-    )
+    locks = "from taskflow.stores.sqlite.locks import OwnerLock"
+    program = f"{locks}; print(OwnerLock.is_free({str(file)!r}))"
 
     def asked() -> str:
         command = [*unprivileged, sys.executable, "-c", program]

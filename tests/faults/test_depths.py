@@ -31,9 +31,9 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.codec import NESTING_LIMIT, Codec
-from taskflow.failures import Failure, rebuild, record
-from taskflow.identity import canonical_arguments, exact_json
+from taskflow.wire.codec import NESTING_LIMIT, Codec
+from taskflow.wire.failures import Failure, rebuild, record
+from taskflow.wire.identity import canonical_arguments, exact_json
 
 PATIENCE = 30.0  # seconds
 ACCEPTED = NESTING_LIMIT - 1  # what holds an argument is one more level

@@ -19,7 +19,7 @@ from forker import THREAD, parts
 
 import taskflow
 from taskflow import Runtime
-from taskflow.stores.locks import FileLock, OwnerLock
+from taskflow.stores.sqlite.locks import FileLock, OwnerLock
 
 pytestmark = [
     pytest.mark.anyio,

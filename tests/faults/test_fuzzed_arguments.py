@@ -31,7 +31,7 @@ from values import (
 
 import taskflow
 from taskflow import SerializationError
-from taskflow.identity import canonical_arguments, key_json
+from taskflow.wire.identity import canonical_arguments, key_json
 
 # Types of which text alone tells the values: so no unions, in which it may stand for several.
 TELLING = [

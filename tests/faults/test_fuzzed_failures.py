@@ -12,7 +12,7 @@ import pytest
 from values import Held, Host, anything, fuzz, nested, plain, same, texts
 
 from taskflow import MemoryStore, SQLiteStore, TaskFailed, task, workflow
-from taskflow.failures import Failure, rebuild, record
+from taskflow.wire.failures import Failure, rebuild, record
 
 
 class AfterAll(Exception):

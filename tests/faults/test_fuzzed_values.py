@@ -36,7 +36,7 @@ from taskflow import (
     save,
     workflow,
 )
-from taskflow.codec import Codec
+from taskflow.wire.codec import Codec
 
 
 class AfterAll(Exception):

@@ -24,7 +24,7 @@ from pulse import Pulse
 from steps import COUNT, STRUCK, TOTAL, Steps, check, has_transaction
 
 from taskflow import Runtime, SQLiteStore, StoreError, task, workflow
-from taskflow.stores.statements import SAFE_WAL_VERSION
+from taskflow.stores.sqlite.statements import SAFE_WAL_VERSION
 
 pytestmark = pytest.mark.anyio
 

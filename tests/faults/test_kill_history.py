@@ -24,7 +24,7 @@ CHILD = """
 import sys, time, anyio
 from datetime import timedelta
 from taskflow import Runtime
-from taskflow.stores import sqlite_history
+from taskflow.stores.sqlite import history
 
 def halt(*_):
     print("halfway", flush=True)
@@ -42,13 +42,13 @@ async def main():
     what, path, file = sys.argv[1:]
     async with Runtime(path) as runtime:
         if what == "prune":
-            sqlite_history.drop = after(sqlite_history.drop, 3)
+            history.drop = after(history.drop, 3)
             await runtime.prune(finished_before=timedelta(0))
         elif what == "fork":
-            sqlite_history.checksum_on = after(sqlite_history.checksum_on, 1000)
+            history.checksum_on = after(history.checksum_on, 1000)
             await runtime.fork("thread", to="copy")
         else:
-            sqlite_history.structs.astuple = after(sqlite_history.structs.astuple, 1000)
+            history.structs.astuple = after(history.structs.astuple, 1000)
             with open(file, "rb") as lines:
                 await runtime.import_thread(lines, to="copy")
 anyio.run(main)

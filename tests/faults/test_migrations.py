@@ -18,7 +18,7 @@ import pytest
 
 import taskflow
 from taskflow import Runtime, SchemaTooNew
-from taskflow.stores.statements import MIGRATIONS, SCHEMA
+from taskflow.stores.sqlite.statements import MIGRATIONS, SCHEMA
 
 pytestmark = pytest.mark.anyio
 

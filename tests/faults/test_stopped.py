@@ -26,7 +26,7 @@ from anyio import to_thread
 
 import taskflow
 from taskflow import Runtime, SQLiteStore, ThreadBusy
-from taskflow.stores.locks import FileLock
+from taskflow.stores.sqlite.locks import FileLock
 
 pytestmark = [
     pytest.mark.anyio,

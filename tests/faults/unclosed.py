@@ -30,7 +30,7 @@ from taskflow import (
     workflow,
 )
 from taskflow.records import Batch, Committed
-from taskflow.stores.locks import FileLock
+from taskflow.stores.sqlite.locks import FileLock
 
 FOREVER = 20.0  # seconds: longer than anybody waits
 kept: list[Any] = []  # what is alive until the interpreter ends

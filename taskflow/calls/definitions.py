@@ -1,0 +1,208 @@
+"""What a task and a workflow have in common: a function, and how its calls are told apart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+from taskflow.errors import SerializationError
+from taskflow.records import Durability
+from taskflow.retry import RetryPolicy
+from taskflow.runs.cache import CachePolicy
+from taskflow.wire.codec import Codec
+from taskflow.wire.identity import Binder, check_id, is_text, name_part, where_of
+
+__all__ = ("BodyKind", "Definition", "definitions_named", "definitions_of")
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+# Where a frame between a decorated function and `Definition` can be.
+DECORATING_MODULES: Final = (
+    "taskflow.calls.definitions",
+    "taskflow.calls.tasks",
+    "taskflow.calls.workflows",
+)
+
+
+class BodyKind(Enum):
+    """How a body is executed."""
+
+    COROUTINE = "coroutine"  # stepped on the event loop
+    GENERATOR = "generator"  # the same, its items collected
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+class Definition(Generic[P, R_co, T_co]):
+    """A decorated function. ``fn`` is the function as it was written."""
+
+    is_workflow = False
+
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        *,
+        name: str | None = None,
+        version: str | int = "",
+        key: Callable[..., str] | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        timeout: float | None = None,
+        cache: CachePolicy | None = None,
+        executor: Literal["thread", "process"] | None = None,
+        durability: Durability | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"a function is needed, got {fn!r}")
+        self.fn = fn
+        self.name = _default_name(fn) if name is None else name
+        if not isinstance(self.name, str) or not self.name or self.name == "<lambda>":
+            raise ValueError("a name is needed: name='…'")
+        check_id(self.name, "name of a task or workflow")
+        if key is not None and not callable(key):
+            raise TypeError(f"key is a function of the arguments, got {key!r}")
+        if cache is not None and not isinstance(cache, CachePolicy):
+            raise TypeError(f"cache is a CachePolicy, got {cache!r}")
+        if durability not in (None, "sync", "async", "exit"):
+            raise ValueError(f'durability is "sync", "async" or "exit", got {durability!r}')
+        if not isinstance(version, str | int):
+            raise TypeError(f"version is text or a number, got {version!r}")
+        self.version = str(version)
+        if not is_text(self.version):
+            raise ValueError(f"the version of {self.name} is text that UTF-8 can encode")
+        self.where = where_of(fn)
+        self.key = key
+        if retry is not None and not isinstance(retry, RetryPolicy | Sequence):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
+        self.policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
+        if not all(isinstance(policy, RetryPolicy) for policy in self.policies):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
+        self.timeout = timeout
+        self.cache = cache
+        self.durability: Durability | None = durability
+        self.kind = _kind_of(fn, executor)
+        self.is_bare = self.kind is BodyKind.COROUTINE and timeout is None
+        self.binder = Binder(fn, self.name)
+        self.part = name_part(self.name, self.version)
+        self._locals = _callers_locals(fn)
+        for attribute in ("__doc__", "__module__", "__qualname__", "__name__"):
+            if hasattr(fn, attribute):
+                setattr(self, attribute, getattr(fn, attribute))
+        self.__wrapped__ = fn
+        _DEFINED.setdefault(self.name, WeakValueDictionary())[self.where] = self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()} {self.name}>"
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """Encodes and decodes results, by the return annotation.
+
+        Raises SerializationError where results of that annotation could not be read back.
+        """
+        annotation = self.annotations().get("return", Any)
+        if self.kind is BodyKind.GENERATOR:
+            items = typing.get_args(annotation)
+            annotation = list[items[0]] if items else list[Any]  # type: ignore[valid-type]
+        return Codec(annotation, f"the result of {self.name}()")
+
+    def annotations(self) -> dict[str, Any]:
+        """The annotations of the function, evaluated.
+
+        Raises SerializationError where a name in the return annotation is not known.
+        """
+        fn = _plain_function(self.fn)
+        found = dict(getattr(fn, "__annotations__", {}))
+        # A task records its result alone: what its parameters are annotated with may be unknown.
+        if not self.is_workflow:
+            found = {"return": found["return"]} if "return" in found else {}
+        try:
+            return typing.get_type_hints(
+                types.SimpleNamespace(__annotations__=found),
+                globalns=getattr(fn, "__globals__", {}),
+                localns=self._locals,
+                include_extras=True,
+            )
+        except (NameError, TypeError, AttributeError, SyntaxError) as error:
+            raise SerializationError(
+                f"{self.name}(): its annotations cannot be evaluated ({error}): import what they "
+                "name where the function is defined, not under TYPE_CHECKING"
+            ) from error
+
+
+# Every decorated function of this process, by name and by place: the latest in each place.
+_DEFINED: Final[dict[str, WeakValueDictionary[str, Definition[..., Any, Any]]]] = {}
+
+
+def definitions_of(name: str) -> list[Definition[..., Any, Any]]:
+    """The tasks and workflows of that name; a plain `Definition` tells nothing of its results."""
+    return [each for each in _DEFINED.get(name, {}).values() if type(each) is not Definition]
+
+
+def definitions_named(name: str) -> list[Definition[..., Any, Any]]:
+    """Those whose function is called ``name``, whatever they are called themselves."""
+    found = [each for kinds in _DEFINED.values() for each in list(kinds.values())]
+    return [each for each in found if getattr(each.fn, "__name__", "") == name]
+
+
+def _default_name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    return str(name.rpartition("<locals>.")[2])
+
+
+def _plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = inspect.unwrap(fn)
+    if not (inspect.isroutine(fn) or inspect.isclass(fn)):
+        fn = type(fn).__call__
+    return fn
+
+
+def _kind_of(fn: Callable[..., Any], executor: str | None) -> BodyKind:
+    if executor not in (None, "thread", "process"):
+        raise ValueError(f'executor is "thread" or "process", got {executor!r}')
+    # What is called counts, not what it wraps: a wrapper may make an async function of a def.
+    plain = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not (inspect.isroutine(plain) or inspect.isclass(plain)):
+        plain = type(plain).__call__
+    if inspect.isgeneratorfunction(plain):
+        raise TypeError(f"{plain.__qualname__} is a generator: return a list, or make it async")
+    is_async = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+    if is_async and executor is not None:
+        raise TypeError(
+            f"{plain.__qualname__} is async and executes on the event loop; executor= is for def"
+        )
+    if executor == "process":
+        if "<locals>" in where_of(fn) or not inspect.isfunction(fn):
+            raise TypeError(
+                f"a worker process finds {where_of(fn)} by module and qualified name: define it "
+                "at the top of a module"
+            )
+        return BodyKind.PROCESS
+    if inspect.isasyncgenfunction(plain):
+        return BodyKind.GENERATOR
+    return BodyKind.COROUTINE if is_async else BodyKind.THREAD
+
+
+def _callers_locals(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The names around a function that was defined inside another one, if it may need them."""
+    annotations = getattr(_plain_function(fn), "__annotations__", {})
+    if "<locals>" not in where_of(fn) or not any(isinstance(a, str) for a in annotations.values()):
+        return {}
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in DECORATING_MODULES:
+        frame = frame.f_back
+    return dict(frame.f_locals)

@@ -1,0 +1,70 @@
+"""`emit`: tells a value to those who listen to the run, now and whenever they ask again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from taskflow.calls.attempts import Outcome
+from taskflow.calls.call import Call, RecordedCall, identify
+from taskflow.calls.definitions import Definition
+from taskflow.errors import NotInRun, SerializationError
+from taskflow.records import EMIT, Recorded
+from taskflow.runs.run import FRAME, Frame
+from taskflow.wire.codec import canonical_json, encode_plain
+from taskflow.wire.identity import exact_json
+
+__all__ = ("emit",)
+
+
+async def _no_body() -> None:
+    """A value that is emitted has no body."""
+
+
+# Nobody is given anything that could be lost: who listens is told after the commit.
+EMIT_CALL: Final[Definition[..., Any, Any]] = Definition(
+    _no_body, name="taskflow.emit", durability="async"
+)
+
+
+class EmitCall(RecordedCall[None]):
+    """The call that `emit` makes; its record holds the value."""
+
+    __slots__ = ("_payload",)
+
+    def __init__(self, frame: Frame, payload: bytes, canonical: bytes) -> None:
+        super().__init__(EMIT_CALL, frame, (), {}, identify(EMIT_CALL, frame, (), {}, canonical))
+        self._payload = payload
+
+    def replay(self, recorded: Recorded) -> None:
+        """It was told before."""
+
+    async def _attempt(self) -> Outcome:
+        now = self.frame.run.scheduler.clock.now()
+        return Outcome(1, now, self._payload, kind=EMIT)
+
+    def _warn_of_twins(self) -> None:
+        """One is as good as the other."""
+
+    def shown_arguments(self) -> str | None:
+        """Of the call that emits."""
+        # Of the call that emits, as its own id is the parent of this one: see `feeds.event_of`.
+        maker = self.frame.parent_id
+        return None if maker is None else encode_plain(maker).decode()
+
+
+def emit(value: Any) -> Call[None]:
+    """Tell ``value`` (a JSON value) to those who listen: ``Runtime.stream`` and ``subscribe``.
+
+    It is recorded, so that a rerun does not tell it again, and handed out when it is durable. The
+    call itself does not wait for that. Raises NotInRun outside of a run, and SerializationError
+    where JSON cannot carry the value.
+    """
+    frame = FRAME.get()
+    if frame is None:
+        raise NotInRun("emit")
+    payload = exact_json(value, "emit(): the value")
+    try:
+        canonical = canonical_json([value])
+    except Exception as error:  # sets have an order in it, and what they hold may have none
+        raise SerializationError(f"emit(): the value has no canonical form: {error}") from error
+    return EmitCall(frame, payload, canonical)

@@ -1,0 +1,235 @@
+"""`workflow`: the decorator for what calls tasks, and what only a workflow can do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from types import GenericAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    overload,
+)
+
+from taskflow.calls.call import USED, Call, RecordedCall, identify
+from taskflow.calls.definitions import BodyKind, Definition
+from taskflow.errors import NotInRun, SerializationError
+from taskflow.retry import RetryPolicy
+from taskflow.runs.run import FRAME, Frame
+from taskflow.wire.codec import Codec, canonical_json, decode_plain
+from taskflow.wire.identity import exact_json, fingerprint
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ("Workflow", "WorkflowCall", "WorkflowOptions", "previous", "save", "workflow")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class WorkflowOptions(TypedDict, total=False):
+    """The options of `workflow`."""
+
+    name: str  # default: the function's qualified name
+    version: str | int
+    retry: RetryPolicy | Sequence[RetryPolicy]
+
+
+class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
+    """A workflow: calling it describes a run, or, inside another workflow, makes a child of it."""
+
+    is_workflow = True
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[T_co]:
+        """A call with these arguments. Raises SerializationError where one cannot be recorded."""
+        return WorkflowCall(self, args, kwargs)
+
+    @functools.cached_property
+    def input_codec(self) -> Codec:
+        """Encodes and decodes the arguments, by the parameters' annotations."""
+        annotations = self.annotations()
+        fields: dict[str, Any] = {}
+        for name, parameter in self.binder.signature.parameters.items():
+            given: Any = annotations.get(name, Any)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                given = GenericAlias(tuple, (given, ...))
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                given = GenericAlias(dict, (str, given))
+            fields[name] = given
+        # The functional form takes any names.
+        shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
+        return Codec(shape, f"the arguments of {self.name}()", of_parameters=True)
+
+    def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of a recorded input."""
+        return self.binder.unbind(self.input_codec.decode(payload))
+
+    def check_parameters(self, payload: bytes) -> None:
+        """Raise SerializationError where a recorded input has arguments that are not taken."""
+        gone = decode_plain(payload).keys() - self.binder.signature.parameters.keys()
+        if gone:
+            raise SerializationError(
+                f"{self.name}() takes no parameter {', '.join(sorted(gone))}, and the recorded "
+                "input has one: continue the run with the code that began it, or give the new code "
+                "another name= or version="
+            )
+
+
+class WorkflowCall(Call[T_co], Generic[T_co]):
+    """A description of a run, until a runtime runs it or another workflow awaits it.
+
+    ``input`` is the JSON object of its arguments.
+    """
+
+    __slots__ = ("_child", "definition", "fingerprint", "input")
+
+    def __init__(
+        self,
+        definition: Workflow[..., Any, T_co],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        arguments = definition.binder.bind(args, kwargs)
+        self.input, _ = definition.input_codec.round_trip(arguments)
+        try:
+            canonical = canonical_json(arguments)
+        except Exception as error:  # sets have an order in it, and what they hold may have none
+            raise SerializationError(
+                f"the arguments of {definition.name}() have no canonical form: {error}"
+            ) from error
+        self.definition = definition
+        self.fingerprint = fingerprint(definition.part, canonical)
+        self.frame: Frame | None = FRAME.get()
+        self._child: RecordedCall[T_co] | None = None
+        if self.frame is None:
+            self.id = f"{definition.name}:{self.fingerprint}"
+        else:
+            args, kwargs = definition.decode_input(self.input)
+            identity = identify(definition, self.frame, args, kwargs, canonical)
+            self._child = RecordedCall(definition, self.frame, args, kwargs, identity)
+            self.id = self._child.id
+        self._steps = None
+
+    def __repr__(self) -> str:
+        return f"<workflow call {self.id}>"
+
+    def use(self) -> None:
+        """A runtime runs it: it may be run as often as one likes."""
+        if self._steps is None:
+            self._steps = USED
+        if self._child is not None:
+            self._child.close()
+
+    def as_child(self) -> RecordedCall[T_co]:
+        """The same as a call of the workflow around it, which somebody else executes.
+
+        Raises NotInRun where there is none.
+        """
+        if self._child is None:
+            raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
+        if self._steps is not None:
+            raise self._used()
+        self._steps = USED
+        return self._child
+
+    def close(self) -> None:
+        """Give it up (the coroutine protocol): it will never execute."""
+        if self._steps is None:
+            self.use()
+
+    def __del__(self) -> None:
+        if getattr(self, "_child", None) is None:  # which reports itself otherwise
+            super().__del__()
+
+    def _execute(self) -> Generator[Any, Any, T_co]:
+        if self._child is None:
+            self._steps = USED
+            raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
+        return self._child.__await__()
+
+
+def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nobody can name it
+    """What the latest successful run on this thread saved before this one was created.
+
+    That is what it gave to `save`, or its result; ``None`` on the thread's first run. Decoded to
+    ``type``. Raises NotInRun outside of a run, SerializationError where it does not fit.
+    """
+    frame = FRAME.get()
+    if frame is None:
+        raise NotInRun("previous")
+    payload = frame.run.previous
+    if payload is None:
+        return None
+
+    try:
+        return Codec(type, "what the previous run saved").decode(payload)  # type: ignore[no-any-return]
+    except SerializationError as error:
+        raise SerializationError(
+            f"the previous run on thread {frame.run.thread_id!r} saved {payload[:200]!r}, which is "
+            f"no {type!r}: give previous() the type of what save() was given"
+        ) from error
+
+
+def save(value: object) -> None:
+    """Keep ``value`` for `previous` in later runs on this thread, in place of the run's result.
+
+    It is kept when the run succeeds; the last value counts. Raises NotInRun outside of a run,
+    RuntimeError in a task or a child workflow (which a rerun does not execute again), and
+    SerializationError where JSON cannot carry the value.
+    """
+    frame = FRAME.get()
+    if frame is None:
+        raise NotInRun("save")
+    if frame.call_id is not None or frame.run.is_block:
+        raise RuntimeError(
+            "save() belongs into the run's own workflow: "
+            + (
+                "a Runtime.thread() block has none"
+                if frame.call_id is None
+                else f"{frame.call_id} executes once, and could not save on a rerun"
+            )
+        )
+
+    frame.run.saved = exact_json(value, "the saved value")
+
+
+@overload
+def workflow(
+    fn: Callable[P, Coroutine[Any, Any, T]], /, **options: Unpack[WorkflowOptions]
+) -> Workflow[P, Coroutine[Any, Any, T], T]: ...
+@overload
+def workflow(fn: Callable[P, T], /, **options: Unpack[WorkflowOptions]) -> Workflow[P, T, T]: ...
+@overload
+def workflow(**options: Unpack[WorkflowOptions]) -> Decorator: ...
+def workflow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function a workflow; bare or with options.
+
+    ``async def`` executes on the event loop, ``def`` in a worker thread, where ``call.result()``
+    waits for a call. Raises TypeError for a generator.
+    """
+    if fn is None:
+        return functools.partial(workflow, **options)
+
+    made: Workflow[..., Any, Any] = Workflow(fn, **options)
+    if made.kind is BodyKind.GENERATOR:
+        raise TypeError(f"{made.name} is a generator: a workflow returns its result")
+    return made
+
+
+class Decorator(Protocol):
+    """What ``workflow(**options)`` returns."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Workflow[P, Coroutine[Any, Any, T], T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Workflow[P, T, T]: ...

@@ -1,0 +1,33 @@
+"""The command ``taskflow``: its door, which also opens where the ``[cli]`` extra is missing."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+__all__ = ("main",)
+
+MISSING_EXTRA = (
+    "taskflow: its command line needs typer and rich: pip install 'taskflow-runtime[cli]'"
+)
+
+
+def main() -> None:
+    """Execute what the command line says, and exit: 0 done, 1 failed, 2 wrong use, 3 paused."""
+    try:
+        from taskflow.cli.check import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
+            raise
+        sys.exit(_refusal())
+
+    for stream in (sys.stdout, sys.stderr):
+        # A result may hold what the terminal's encoding does not.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+def _refusal() -> int:
+    print(MISSING_EXTRA, file=sys.stderr)
+    return 2

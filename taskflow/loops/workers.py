@@ -1,0 +1,152 @@
+"""Where ``def`` bodies execute: daemon threads, and worker processes.
+
+Threads are our own because a body that has timed out must not keep the process alive, and those of
+anyio would. Worker processes are anyio's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import signal
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+
+from taskflow.loops.loop import Loop, outside
+from taskflow.loops.promises import Latch, uninterrupted
+
+__all__ = ("WorkerThreads", "call_in_process")
+
+
+class WorkerThreads:
+    """Daemon threads that execute one function at a time; idle ones are used again."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._closed = False
+        self._waited_for: set[Latch] = set()
+
+    async def call(
+        self,
+        context: Context,
+        fn: Callable[[], Any],
+        timeout: float | None,
+        when_cancelled: Callable[[], None],
+    ) -> Any:
+        """What ``fn`` returns or raises, called in ``context`` in a worker thread.
+
+        A cancellation is told by ``when_cancelled`` and waits for the thread. After ``timeout``
+        seconds the thread is abandoned, and TimeoutError raised by anyio.
+        """
+        ended = Latch()
+        outcome: list[Any] = []
+
+        def work() -> None:
+            try:
+                outcome.extend((True, context.run(fn)))
+            except BaseException as error:
+                outcome.extend((False, error))
+
+        queue = self._idle.pop() if self._idle else self._start()
+        queue.put(lambda: self._work(queue, work, ended))
+        self._waited_for.add(ended)
+        try:
+            with outside(), anyio.move_on_after(timeout) as scope:
+                try:
+                    await ended.wait()
+                except BaseException:
+                    if not scope.cancel_called:
+                        when_cancelled()
+                        await uninterrupted(ended)
+                    raise
+        finally:
+            self._waited_for.discard(ended)
+        if not outcome:
+            raise TimedOut
+        succeeded, value = outcome
+        if succeeded:
+            return value
+        try:
+            raise value
+        finally:
+            # The traceback would hold this frame, and this frame the exception.
+            del value
+            outcome.clear()
+
+    def abandon(self) -> None:
+        """Wait for no thread any more: everything that waits for one was cancelled before."""
+        for ended in self._waited_for:
+            ended.set_result()
+
+    def close(self) -> None:
+        """End the idle threads; those that still work end after it."""
+        self._closed = True
+        for queue in self._idle:
+            queue.put(None)
+        self._idle.clear()
+
+    def _start(self) -> SimpleQueue[Callable[[], None] | None]:
+        queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+        def serve() -> None:
+            while (work := queue.get()) is not None:
+                work()
+                del work
+
+        threading.Thread(target=serve, name="taskflow worker", daemon=True).start()
+        return queue
+
+    def _work(
+        self,
+        queue: SimpleQueue[Callable[[], None] | None],
+        work: Callable[[], None],
+        ended: Latch,
+    ) -> None:
+        from anyio import from_thread  # it takes a fifth of importing taskflow, and few need it
+
+        work()
+
+        def tell() -> None:
+            if self._closed:
+                queue.put(None)
+            else:
+                self._idle.append(queue)
+            ended.set_result()
+
+        try:
+            from_thread.run_sync(tell, token=self._loop.token)
+        except (anyio.RunFinishedError, RuntimeError):
+            # Abandoned, and the loop has ended meanwhile.
+            queue.put(None)
+
+
+class TimedOut(Exception):
+    """An attempt reached its limit; whoever set the limit turns this into a TaskTimeout."""
+
+
+async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
+    """What ``fn(found, *args)`` returns in a worker process, where ``found`` is found by name.
+
+    A cancelled call kills its process.
+    """
+    import anyio.to_process  # subprocess and pickle: a tenth of the time to import taskflow
+
+    work = functools.partial(_find_and_call, fn, module, qualname)
+    limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
+    with outside():
+        return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=limiter)
+
+
+def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
+    # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return fn(found, *args)

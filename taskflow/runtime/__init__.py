@@ -1,0 +1,3 @@
+from taskflow.runtime.runtime import Runtime
+
+__all__ = ("Runtime",)

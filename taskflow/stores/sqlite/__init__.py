@@ -1,0 +1,3 @@
+from taskflow.stores.sqlite.store import SQLiteStore
+
+__all__ = ("SQLiteStore",)
