@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskflow.pending import Wait
+from taskflow.records import Wait
 
 __all__ = (
     "CheckpointCorrupt",

@@ -1,7 +1,7 @@
 """What a run tells while it executes: small structs in one tagged union, `Event`.
 
 Each encodes to JSON with a ``type`` (``"task_completed"``, say). Some are *durable*:
-`TaskCompleted` and `TaskFailedEvent` of a call that was executed, and `Emitted` of what ``emit``
+`TaskCompleted` and `TaskFailed` of a call that was executed, and `Emitted` of what ``emit``
 was given. They carry the number of their commit, which grows along a thread, and can be asked for
 again. The others repeat the last such number and are told once.
 """
@@ -18,13 +18,13 @@ __all__ = (
     "Dropped",
     "Emitted",
     "Event",
-    "RunCancelledEvent",
+    "RunCancelled",
     "RunCompleted",
     "RunFailed",
-    "RunPausedEvent",
+    "RunPaused",
     "RunStarted",
     "TaskCompleted",
-    "TaskFailedEvent",
+    "TaskFailed",
     "TaskRetrying",
     "TaskStarted",
     "Waiting",
@@ -67,7 +67,7 @@ class TaskCompleted(_Event, frozen=True, tag="task_completed", gc=False):
     duration: float  # seconds
 
 
-class TaskFailedEvent(_Event, frozen=True, tag="task_failed"):
+class TaskFailed(_Event, frozen=True, tag="task_failed"):
     """A call has failed for good; ``replayed`` where that was recorded before."""
 
     replayed: bool
@@ -104,13 +104,13 @@ class RunFailed(_Event, frozen=True, tag="run_failed"):
     error: str
 
 
-class RunPausedEvent(_Event, frozen=True, tag="run_paused"):
+class RunPaused(_Event, frozen=True, tag="run_paused"):
     """Nothing of the run executes until one of ``waits`` is over."""
 
     waits: list[Wait]
 
 
-class RunCancelledEvent(_Event, frozen=True, tag="run_cancelled"):
+class RunCancelled(_Event, frozen=True, tag="run_cancelled"):
     """The execution was cut off: for good where ``final``, else anybody may continue the run."""
 
     final: bool
@@ -130,12 +130,12 @@ Event: TypeAlias = (
     | TaskStarted
     | TaskRetrying
     | TaskCompleted
-    | TaskFailedEvent
+    | TaskFailed
     | Emitted
     | Waiting
     | RunCompleted
     | RunFailed
-    | RunPausedEvent
-    | RunCancelledEvent
+    | RunPaused
+    | RunCancelled
     | Dropped
 )

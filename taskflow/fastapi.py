@@ -46,9 +46,11 @@ from anyio.abc import TaskGroup
 from fastapi import Depends, HTTPException, Response
 from fastapi.requests import HTTPConnection
 
-from taskflow import Event, Runtime, Subscription
+from taskflow import Runtime
+from taskflow.events import Event
 from taskflow.loops.loop import current_loop
 from taskflow.loops.promises import Latch
+from taskflow.runtime.subscriptions import Subscription
 from taskflow.wire.codec import encode_plain
 
 __all__ = ("EventStream", "RuntimeDep", "get_runtime", "lifespan", "server_sent")

@@ -25,7 +25,7 @@ FLOORS = (
     ("runs",),
     ("stores",),
     ("wire", "loops"),
-    ("events", "records", "errors", "retry", "pending"),
+    ("events", "errors", "records", "retry"),
 )
 ENGINE = frozenset({"runtime", "calls", "runs", "stores", "wire", "loops"})
 

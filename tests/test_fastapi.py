@@ -13,18 +13,10 @@ from typing import Any
 import anyio
 import pytest
 
-from taskflow import (
-    Emitted,
-    MemoryStore,
-    RunStatus,
-    Runtime,
-    RunUnfinished,
-    StoreError,
-    emit,
-    receive,
-    task,
-    workflow,
-)
+from taskflow import MemoryStore, Runtime, RunUnfinished, emit, receive, task, workflow
+from taskflow.errors import StoreError
+from taskflow.events import Emitted
+from taskflow.records import RunStatus
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")

@@ -43,7 +43,10 @@ def indented(docstring: str) -> str:
     return textwrap.dedent("\n".join(lines))
 
 
-@pytest.mark.parametrize("name", ["crashes", "replays", "faulty", "wrapped", "virtual"])
+@pytest.mark.parametrize(
+    "name",
+    ["crashes.everywhere", "replays", "doubles.faulty", "doubles.wrapped", "doubles.virtual"],
+)
 def test_a_program_of_the_tools_for_tests_runs(name: str, tmp_path: Path) -> None:
     """Each module of `taskflow.testing` shows one, and it says nothing on stderr."""
     module = importlib.import_module(f"taskflow.testing.{name}")

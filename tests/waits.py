@@ -8,7 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from taskflow import Clock, RunPaused, Runtime, Wait, WorkflowCall
+from taskflow import RunPaused, Runtime, WorkflowCall
+from taskflow.loops.clocks import Clock
+from taskflow.records import Wait
 
 PATIENCE = 20.0  # seconds after which a condition will not come about any more
 

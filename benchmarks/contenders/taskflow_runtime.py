@@ -18,17 +18,8 @@ from benchmarks.page import Page
 from benchmarks.page import page as page_of
 from benchmarks.session import OpenSession, Session
 from benchmarks.session import square as square_of
-from taskflow import (
-    Call,
-    RunHandle,
-    Runtime,
-    SQLiteStore,
-    TaskCompleted,
-    receive,
-    sleep,
-    task,
-    workflow,
-)
+from taskflow import Call, RunHandle, Runtime, SQLiteStore, receive, sleep, task, workflow
+from taskflow.events import TaskCompleted
 
 __all__ = ("Plan", "opener", "squares")
 

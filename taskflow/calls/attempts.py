@@ -16,10 +16,11 @@ from taskflow.calls.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
 from taskflow.loops.loop import Loop
 from taskflow.loops.workers import TimedOut, call_in_process
-from taskflow.records import RESULT, CurrentCall
+from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs.contests import Stake
 from taskflow.runs.run import FRAME, REMOTE, Frame, current
+from taskflow.stores.rows import RESULT
 from taskflow.wire import failures
 
 __all__ = ("Attempted", "Outcome", "attempt_all")

@@ -22,9 +22,9 @@ from taskflow.calls.definitions import Definition
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.loops.loop import outside
 from taskflow.loops.promises import Promise
-from taskflow.records import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.runs.contests import Stake, is_lost
 from taskflow.runs.run import FEW_CALLS, FRAME, Frame, Repeat, Tally
+from taskflow.stores.rows import ERROR, RESULT, CacheEntry, Recorded
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, decode_plain, encode_plain
 from taskflow.wire.digests import DIGEST_SIZE

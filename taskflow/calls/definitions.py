@@ -13,9 +13,9 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from taskflow.errors import SerializationError
-from taskflow.records import Durability
 from taskflow.retry import RetryPolicy
 from taskflow.runs.cache import CachePolicy
+from taskflow.stores.rows import Durability
 from taskflow.wire.codec import Codec
 from taskflow.wire.identity import Binder, check_id, is_text, name_part, where_of
 

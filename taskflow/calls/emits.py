@@ -8,8 +8,8 @@ from taskflow.calls.attempts import Outcome
 from taskflow.calls.call import Call, RecordedCall, identify
 from taskflow.calls.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
-from taskflow.records import EMIT, Recorded
 from taskflow.runs.run import FRAME, Frame
+from taskflow.stores.rows import EMIT, Recorded
 from taskflow.wire.codec import canonical_json, encode_plain
 from taskflow.wire.identity import exact_json
 

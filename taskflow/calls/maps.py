@@ -12,8 +12,8 @@ from taskflow.calls.call import Call, Identity, RecordedCall, check_same_run, id
 from taskflow.calls.definitions import Definition
 from taskflow.loops.cancellation import Group
 from taskflow.loops.promises import Latch
-from taskflow.records import RESULT
 from taskflow.runs.run import Frame
+from taskflow.stores.rows import RESULT
 from taskflow.wire import failures
 
 __all__ = ("MapCall",)

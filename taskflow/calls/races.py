@@ -21,9 +21,9 @@ from taskflow.calls.workflows import WorkflowCall
 from taskflow.errors import NotInRun
 from taskflow.loops.cancellation import Cancellable, Group
 from taskflow.loops.promises import Latch
-from taskflow.records import RESULT, Recorded
 from taskflow.runs.contests import Contest, Stake
 from taskflow.runs.run import FRAME, Frame, again
+from taskflow.stores.rows import RESULT, Recorded
 
 __all__ = ("AsCompleted", "as_completed", "race")
 

@@ -22,10 +22,10 @@ from taskflow.calls.call import Call, RecordedCall, identify
 from taskflow.calls.definitions import Definition
 from taskflow.calls.maps import MapCall
 from taskflow.errors import NotInRun
-from taskflow.records import Durability
 from taskflow.retry import RetryPolicy, seconds
 from taskflow.runs.cache import CachePolicy
 from taskflow.runs.run import FRAME
+from taskflow.stores.rows import Durability
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -19,9 +19,10 @@ from taskflow.calls.call import Call, RecordedCall, capped, identify
 from taskflow.calls.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.loops.promises import Promise
-from taskflow.records import CacheEntry, SignalRow, Wait
+from taskflow.records import Wait
 from taskflow.retry import seconds
 from taskflow.runs.run import FRAME, Frame, Tally
+from taskflow.stores.rows import CacheEntry, SignalRow
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, canonical_json, decode_plain, encode_plain, json_schema
 from taskflow.wire.identity import check_id, exact_json

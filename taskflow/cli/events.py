@@ -18,16 +18,22 @@ from taskflow.events import (
     Dropped,
     Emitted,
     Event,
-    RunCancelledEvent,
     RunCompleted,
     RunFailed,
-    RunPausedEvent,
     RunStarted,
     TaskCompleted,
-    TaskFailedEvent,
     TaskRetrying,
     TaskStarted,
     Waiting,
+)
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
 )
 from taskflow.wire.codec import encode_plain
 

@@ -17,8 +17,9 @@ from taskflow.cli.inputs import UsageError
 from taskflow.cli.progress import Display
 from taskflow.cli.stop import Stop
 from taskflow.errors import RunPaused, RunUnfinished, StoreError
-from taskflow.records import Batch, Claimed, Committed, Progress, RunRecord, RunStatus, Wait
+from taskflow.records import Progress, RunRecord, RunStatus, Wait
 from taskflow.runtime import Runtime
+from taskflow.stores.rows import Batch, Claimed, Committed
 from taskflow.stores.sqlite import SQLiteStore
 from taskflow.wire.codec import decode_waits
 

@@ -18,8 +18,9 @@ from taskflow.cli.hints import command_line
 from taskflow.cli.progress import Display, counts, duration
 from taskflow.cli.stop import Stop
 from taskflow.errors import StoreError
-from taskflow.records import Batch, Claimed, Committed, Finish, Progress, RunStatus
+from taskflow.records import Progress, RunStatus
 from taskflow.runtime import Runtime
+from taskflow.stores.rows import Batch, Claimed, Committed, Finish
 from taskflow.wire import failures
 
 __all__ = ("Order", "recover_runs")

@@ -11,7 +11,15 @@ from taskflow.cli.execution import opened
 from taskflow.cli.hints import how_to_answer
 from taskflow.cli.progress import say
 from taskflow.errors import RunNotFound, TaskflowError
-from taskflow.events import RunCancelledEvent, RunFailed, RunPausedEvent
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunFailed,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
 from taskflow.runtime import Runtime
 
 __all__ = ("follow",)

@@ -37,13 +37,10 @@ from pydantic import Field
 
 from taskflow import (
     Call,
-    HistoryMismatch,
     RunCancelled,
     RunNotFound,
-    RunRecord,
     Runtime,
     RunUnfinished,
-    StoreError,
     ThreadBusy,
     current,
     emit,
@@ -52,7 +49,9 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import HistoryMismatch, StoreError
 from taskflow.fastapi import EventStream, RuntimeDep, lifespan
+from taskflow.records import RunRecord
 
 # Read when a server imports this module: each of its worker processes does so for itself.
 APPROVAL_DB: Final = os.environ.get("APPROVAL_DB", "approval.db")

@@ -41,20 +41,18 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from taskflow import (
-    HistoryMismatch,
-    LeaseLost,
     RetryPolicy,
     RunCancelled,
     RunNotFound,
     Runtime,
     RunUnfinished,
-    StoreError,
     TaskTimeout,
     ThreadBusy,
     current,
     task,
     workflow,
 )
+from taskflow.errors import HistoryMismatch, LeaseLost, StoreError
 from taskflow.fastapi import RuntimeDep, lifespan
 
 # Read when a server imports this module: each of its worker processes does so for itself.

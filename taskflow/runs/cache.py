@@ -12,9 +12,9 @@ from zlib import crc32
 from msgspec import Struct
 
 from taskflow.loops.promises import Latch
-from taskflow.records import CacheEntry, details_checksum, fits
 from taskflow.retry import seconds
 from taskflow.stores.base import Store
+from taskflow.stores.rows import CacheEntry, details_checksum, fits
 
 __all__ = ("Cache", "CachePolicy")
 

@@ -9,20 +9,27 @@ from taskflow.events import (
     Dropped,
     Emitted,
     Event,
-    RunCancelledEvent,
     RunCompleted,
     RunFailed,
-    RunPausedEvent,
     RunStarted,
     TaskCompleted,
-    TaskFailedEvent,
     TaskRetrying,
     TaskStarted,
     Waiting,
 )
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
+)
 from taskflow.loops.clocks import Clock
 from taskflow.loops.promises import Promise, keep, new_promise
-from taskflow.records import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, RunRow, Wait
+from taskflow.records import Wait
+from taskflow.stores.rows import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, RunRow
 from taskflow.wire import failures
 from taskflow.wire.codec import decode_plain, encode_plain
 

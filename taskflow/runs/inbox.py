@@ -9,7 +9,7 @@ from itertools import count
 from operator import attrgetter
 from typing import Final, Protocol
 
-from taskflow.records import SignalRow
+from taskflow.stores.rows import SignalRow
 from taskflow.wire.codec import Codec
 
 __all__ = ("Inbox", "Receiver", "SignalTypes")

@@ -16,7 +16,10 @@ import anyio
 from taskflow.errors import LeaseLost, RunCancelled, StoreError
 from taskflow.loops.loop import Loop
 from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
-from taskflow.records import (
+from taskflow.records import RunStatus
+from taskflow.runs.feeds import Feeds
+from taskflow.stores.base import Store
+from taskflow.stores.rows import (
     Batch,
     CacheEntry,
     Checkpoint,
@@ -24,13 +27,10 @@ from taskflow.records import (
     Claimed,
     Finish,
     RunKey,
-    RunStatus,
     Sent,
     Signal,
     Unrecord,
 )
-from taskflow.runs.feeds import Feeds
-from taskflow.stores.base import Store
 
 __all__ = ("Journal",)
 

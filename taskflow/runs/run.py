@@ -32,7 +32,14 @@ from taskflow.errors import (
 from taskflow.loops.clocks import Alarm
 from taskflow.loops.promises import Latch, Promise, check_call_room, uninterrupted
 from taskflow.loops.scheduler import Scheduler, Slots
-from taskflow.records import (
+from taskflow.records import CurrentCall, Progress, Wait
+from taskflow.runs.cache import Cache
+from taskflow.runs.contests import Stake
+from taskflow.runs.feeds import Feed, Feeds
+from taskflow.runs.inbox import Inbox, Receiver, SignalTypes
+from taskflow.runs.journal import Journal
+from taskflow.stores.base import BLOCK_RUN_ID, Store, wait_id
+from taskflow.stores.rows import (
     COVERED,
     EMIT,
     ERROR,
@@ -40,25 +47,16 @@ from taskflow.records import (
     CacheEntry,
     Checkpoint,
     Claimed,
-    CurrentCall,
     Durability,
-    Progress,
     Recorded,
     Sent,
     Signal,
     SignalRow,
-    Wait,
     checkpoint_checksum,
     covered_signal,
     details_checksum,
     run_checksum,
 )
-from taskflow.runs.cache import Cache
-from taskflow.runs.contests import Stake
-from taskflow.runs.feeds import Feed, Feeds
-from taskflow.runs.inbox import Inbox, Receiver, SignalTypes
-from taskflow.runs.journal import Journal
-from taskflow.stores.base import BLOCK_RUN_ID, Store, wait_id
 from taskflow.wire.codec import decode_attempts, decode_waits
 from taskflow.wire.digests import Digests
 from taskflow.wire.identity import idempotency_key, run_digest

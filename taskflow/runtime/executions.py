@@ -27,12 +27,12 @@ from taskflow.errors import (
 from taskflow.loops.cancellation import Interruptible
 from taskflow.loops.clocks import Alarm, Clock
 from taskflow.loops.promises import Latch, uninterrupted
-from taskflow.pending import Wait
-from taskflow.records import Claim, Claimed, Finish, RunRow, RunStatus, Sent, Signal
+from taskflow.records import RunStatus, Wait
 from taskflow.runs.contests import Stake
 from taskflow.runs.feeds import Feed, Feeds
 from taskflow.runs.journal import Journal
 from taskflow.runs.run import FRAME, Frame, Run, again
+from taskflow.stores.rows import Claim, Claimed, Finish, RunRow, Sent, Signal
 from taskflow.wire import failures
 from taskflow.wire.codec import decode_waits, encode_pause
 

@@ -25,7 +25,9 @@ from taskflow.errors import (
     RunNotFound,
     SerializationError,
 )
-from taskflow.records import (
+from taskflow.records import RunStatus
+from taskflow.stores.base import Store
+from taskflow.stores.rows import (
     EMIT,
     OUTCOMES,
     SIGNAL,
@@ -34,12 +36,10 @@ from taskflow.records import (
     CheckpointRow,
     Prune,
     RunRow,
-    RunStatus,
     checkpoint_checksum,
     details_checksum,
     run_checksum,
 )
-from taskflow.stores.base import Store
 from taskflow.wire.codec import Codec, encode_plain, is_plain
 from taskflow.wire.identity import check_exact, check_id
 

@@ -12,10 +12,11 @@ import anyio
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
 from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
-from taskflow.records import Claim, RunRow, RunStatus
+from taskflow.records import RunStatus
 from taskflow.runs.run import logger
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.services import Service
+from taskflow.stores.rows import Claim, RunRow
 from taskflow.wire import failures
 
 __all__ = ("Watch", "claim_of")

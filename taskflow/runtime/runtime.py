@@ -35,21 +35,7 @@ from taskflow.errors import (
 )
 from taskflow.loops.clocks import Clock
 from taskflow.loops.promises import check_call_room, uninterrupted
-from taskflow.records import (
-    OUTCOMES,
-    RESULT,
-    CheckpointRow,
-    Claim,
-    Durability,
-    Finish,
-    Progress,
-    Pruned,
-    RunRecord,
-    RunRow,
-    RunStatus,
-    Signal,
-    TaskRecord,
-)
+from taskflow.records import Progress, Pruned, RunRecord, RunStatus, TaskRecord
 from taskflow.runs.run import FRAME
 from taskflow.runtime import history
 from taskflow.runtime.executions import Execution, RunHandle
@@ -57,6 +43,16 @@ from taskflow.runtime.recovery import Watch, claim_of
 from taskflow.runtime.services import Service, Settings
 from taskflow.runtime.subscriptions import Stream, Subscription
 from taskflow.stores.base import BLOCK_RUN_ID, Store, decide
+from taskflow.stores.rows import (
+    OUTCOMES,
+    RESULT,
+    CheckpointRow,
+    Claim,
+    Durability,
+    Finish,
+    RunRow,
+    Signal,
+)
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, decode_plain, decode_waits
 from taskflow.wire.identity import check_id, check_text, exact_json, signal_id

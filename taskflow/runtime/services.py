@@ -35,8 +35,7 @@ from taskflow.loops.clocks import Clock, exact, present
 from taskflow.loops.loop import Loop, current_loop
 from taskflow.loops.promises import Latch, uninterrupted
 from taskflow.loops.scheduler import Scheduler
-from taskflow.pending import Wait
-from taskflow.records import Claimed, Durability, Finish, RunStatus, Sent, Signal
+from taskflow.records import RunStatus, Wait
 from taskflow.runs.cache import Cache
 from taskflow.runs.feeds import Feeds
 from taskflow.runs.inbox import SignalTypes
@@ -44,6 +43,7 @@ from taskflow.runs.journal import Journal
 from taskflow.runs.run import FRAME, Run, logger
 from taskflow.runtime.executions import Execution
 from taskflow.stores.base import Store
+from taskflow.stores.rows import Claimed, Durability, Finish, Sent, Signal
 from taskflow.wire.codec import decode_waits
 
 __all__ = ("Service", "Settings")

@@ -13,22 +13,28 @@ from taskflow.events import (
     Dropped,
     Emitted,
     Event,
-    RunCancelledEvent,
     RunCompleted,
     RunFailed,
-    RunPausedEvent,
     RunStarted,
     TaskCompleted,
-    TaskFailedEvent,
     TaskRetrying,
     TaskStarted,
     Waiting,
 )
-from taskflow.pending import Wait
-from taskflow.records import RunRow, RunStatus
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
+)
+from taskflow.records import RunStatus, Wait
 from taskflow.runs.feeds import Listener, event_of
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.services import Service
+from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
 from taskflow.wire.codec import decode_plain, decode_waits
 

@@ -52,7 +52,8 @@ from taskflow.errors import (
     RunUnfinished,
     ThreadBusy,
 )
-from taskflow.records import (
+from taskflow.records import Pruned, RunStatus
+from taskflow.stores.rows import (
     COVERED,
     SIGNAL,
     Batch,
@@ -63,10 +64,8 @@ from taskflow.records import (
     Committed,
     Outline,
     Prune,
-    Pruned,
     Recorded,
     RunRow,
-    RunStatus,
     Signal,
     SignalRow,
     checkpoint_checksum,

@@ -13,7 +13,20 @@ import anyio.lowlevel
 from msgspec import structs
 
 from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy, ThreadExists
-from taskflow.records import (
+from taskflow.records import Pruned, RunStatus
+from taskflow.stores.base import (
+    Snapshot,
+    cancelled,
+    checksum_on,
+    continued,
+    decide,
+    forked,
+    prunable,
+    reopened,
+    signal_row,
+    wait_id,
+)
+from taskflow.stores.rows import (
     COVERED,
     OUTCOMES,
     RESULT,
@@ -29,29 +42,15 @@ from taskflow.records import (
     Finish,
     Outline,
     Prune,
-    Pruned,
     Recorded,
     RunKey,
     RunRow,
-    RunStatus,
     Sent,
     Signal,
     SignalRow,
     checkpoint_checksum,
     covered_signal,
     run_checksum,
-)
-from taskflow.stores.base import (
-    Snapshot,
-    cancelled,
-    checksum_on,
-    continued,
-    decide,
-    forked,
-    prunable,
-    reopened,
-    signal_row,
-    wait_id,
 )
 
 __all__ = ("MemoryStore",)

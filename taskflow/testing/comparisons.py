@@ -13,8 +13,8 @@ from taskflow.calls.call import RecordedCall
 from taskflow.calls.waits import WaitCall
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import HistoryMismatch, SerializationError
-from taskflow.pending import Wait
-from taskflow.records import ERROR, Checkpoint, RunRow, RunStatus
+from taskflow.records import RunStatus, Wait
+from taskflow.stores.rows import ERROR, Checkpoint, RunRow
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import Difference, IgnoredCall, NewCall, RunReplay, Verdict
 from taskflow.wire import failures

@@ -25,10 +25,11 @@ import anyio.to_thread
 from msgspec import Struct
 
 from taskflow.errors import StoreError
-from taskflow.records import CheckpointRow, RunRow, RunStatus
+from taskflow.records import RunStatus
 from taskflow.runtime import Runtime
 from taskflow.runtime.history import read_exports
 from taskflow.stores.base import Snapshot, Store
+from taskflow.stores.rows import CheckpointRow, RunRow
 
 __all__ = ("History", "RecordedRun", "Wanted", "recorded_runs")
 

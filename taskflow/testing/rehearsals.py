@@ -18,14 +18,14 @@ from taskflow.calls.waits import WaitCall
 from taskflow.calls.workflows import Workflow
 from taskflow.loops.promises import Latch
 from taskflow.loops.steps import stepped
-from taskflow.pending import Wait
-from taskflow.records import OUTCOMES, Claimed, Recorded, RunRow, RunStatus
+from taskflow.records import RunStatus, Wait
 from taskflow.runs.run import FRAME, Executing, Run
 from taskflow.runtime.executions import RunBody
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.services import Service, Settings
 from taskflow.stores.base import reopened
 from taskflow.stores.memory import MemoryStore
+from taskflow.stores.rows import OUTCOMES, Claimed, Recorded, RunRow
 from taskflow.testing.comparisons import Comparison, Findings, name_of
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import RunReplay

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from taskflow.records import (
+from taskflow.records import RunStatus
+from taskflow.stores.base import Store
+from taskflow.stores.rows import (
     Batch,
     CacheEntry,
     Checkpoint,
@@ -32,13 +34,11 @@ from taskflow.records import (
     Finish,
     RunKey,
     RunRow,
-    RunStatus,
     Sent,
     Signal,
     checkpoint_checksum,
     run_checksum,
 )
-from taskflow.stores.base import Store
 
 __all__ = (
     "OTHER_INPUT",

@@ -22,7 +22,7 @@ import msgspec
 
 from taskflow.errors import SerializationError
 from taskflow.loops.promises import room_for
-from taskflow.pending import Wait
+from taskflow.records import Wait
 
 __all__ = (
     "NESTING_LIMIT",

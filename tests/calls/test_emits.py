@@ -10,19 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from taskflow import (
-    Emitted,
-    NotInRun,
-    RetryPolicy,
-    Runtime,
-    SerializationError,
-    Store,
-    as_completed,
-    emit,
-    receive,
-    task,
-    workflow,
-)
+from taskflow import RetryPolicy, Runtime, Store, as_completed, emit, receive, task, workflow
+from taskflow.errors import NotInRun, SerializationError
+from taskflow.events import Emitted
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,6 @@ from anyio.lowlevel import checkpoint
 import taskflow
 from taskflow import (
     CachePolicy,
-    NotInRun,
     RetryPolicy,
     RunPaused,
     Runtime,
@@ -35,6 +34,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import NotInRun
 
 pytestmark = pytest.mark.anyio
 

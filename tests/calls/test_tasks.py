@@ -19,16 +19,15 @@ from anyio.lowlevel import checkpoint
 
 from taskflow import (
     MemoryStore,
-    NotInRun,
     RetryPolicy,
     Runtime,
-    SerializationError,
     TaskTimeout,
     Workflow,
     current,
     task,
     workflow,
 )
+from taskflow.errors import NotInRun, SerializationError
 
 pytestmark = pytest.mark.anyio
 

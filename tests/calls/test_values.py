@@ -12,8 +12,8 @@ from uuid import UUID
 import pytest
 from waits import JumpingClock
 
-from taskflow import NotInRun, Runtime, Store, now, random, receive, task, uuid, workflow
-from taskflow.errors import RunPaused
+from taskflow import Runtime, Store, now, random, receive, task, uuid, workflow
+from taskflow.errors import NotInRun, RunPaused
 
 pytestmark = pytest.mark.anyio
 

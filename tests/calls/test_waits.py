@@ -18,14 +18,11 @@ from waits import PATIENCE, JumpingClock, finish, until, waits_of
 
 from taskflow import (
     MemoryStore,
-    NotInRun,
     RetryPolicy,
     RunNotFound,
     RunPaused,
     Runtime,
-    SerializationError,
     Store,
-    Waiting,
     WorkflowCall,
     receive,
     sleep,
@@ -33,6 +30,8 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import NotInRun, SerializationError
+from taskflow.events import Waiting
 
 pytestmark = pytest.mark.anyio
 

@@ -13,19 +13,8 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from taskflow import (
-    NotInRun,
-    RetryPolicy,
-    RunHandle,
-    Runtime,
-    SerializationError,
-    Store,
-    current,
-    previous,
-    save,
-    task,
-    workflow,
-)
+from taskflow import RetryPolicy, RunHandle, Runtime, Store, current, previous, save, task, workflow
+from taskflow.errors import NotInRun, SerializationError
 
 pytestmark = pytest.mark.anyio
 

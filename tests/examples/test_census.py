@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from taskflow import Runtime, TaskRecord
+from taskflow import Runtime
 from taskflow.examples.census.__main__ import main
 from taskflow.examples.census.counts import Count, Function, count_in
 from taskflow.examples.census.sources import Listing, Unreadable, file_at, find, shown
 from taskflow.examples.census.survey import Census, take_census
+from taskflow.records import TaskRecord
 
 pytestmark = pytest.mark.anyio
 

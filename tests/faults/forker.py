@@ -15,7 +15,8 @@ import warnings
 
 import anyio
 
-from taskflow import Runtime, StoreError, task, workflow
+from taskflow import Runtime, task, workflow
+from taskflow.errors import StoreError
 from taskflow.stores.sqlite.locks import FileLock, OwnerLock
 
 THREAD = "held"

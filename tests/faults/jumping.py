@@ -40,7 +40,6 @@ import anyio  # noqa: E402 - whoever is imported from here on finds the other cl
 
 from taskflow import (  # noqa: E402
     CachePolicy,
-    LeaseLost,
     RetryPolicy,
     RunPaused,
     Runtime,
@@ -53,7 +52,8 @@ from taskflow import (  # noqa: E402
     sleep_until,
     task,
     workflow,
-)
+)  # fmt: skip
+from taskflow.errors import LeaseLost  # noqa: E402
 
 LENGTH = 0.8  # seconds of each wait
 LEASE = 1.0  # seconds; long enough for a machine that is busy

@@ -26,7 +26,6 @@ import anyio
 from msgspec import Struct
 
 from taskflow import (
-    LeaseLost,
     RetryPolicy,
     RunHandle,
     RunNotFound,
@@ -39,6 +38,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import LeaseLost
 
 settings: dict[str, Any] = {}
 RETRY = RetryPolicy(max_attempts=60, initial_interval=0.001, backoff_factor=1.0)

@@ -15,7 +15,8 @@ from typing import Any
 
 import anyio
 
-from taskflow import LeaseLost, Runtime, SQLiteStore, receive, sleep, task, workflow
+from taskflow import Runtime, SQLiteStore, receive, sleep, task, workflow
+from taskflow.errors import LeaseLost
 
 settings: dict[str, Any] = {}
 

@@ -13,19 +13,8 @@ from typing import Any
 
 import anyio
 
-from taskflow import (
-    Clock,
-    RetryPolicy,
-    Runtime,
-    current,
-    previous,
-    receive,
-    save,
-    sleep,
-    task,
-    workflow,
-)
-from taskflow.loops.clocks import present
+from taskflow import RetryPolicy, Runtime, current, previous, receive, save, sleep, task, workflow
+from taskflow.loops.clocks import Clock, present
 
 Key = tuple[str, str, str]  # thread id, name, arguments as JSON
 TYPES: dict[str, Any] = {"int": int, "str": str}

@@ -13,8 +13,9 @@ from anyio.abc import TaskGroup
 from model import PENDING, RAISES, VALUE, Death, Key, Outcome
 from scripts import WORKFLOWS, Broken
 
-from taskflow import Runtime, SQLiteStore, Store, StoreError
-from taskflow.records import OUTCOMES, Batch, Committed
+from taskflow import Runtime, SQLiteStore, Store
+from taskflow.errors import StoreError
+from taskflow.stores.rows import OUTCOMES, Batch, Committed
 from taskflow.testing import VirtualClock, WrappedStore
 
 SETTLE = 2.0  # virtual seconds after which nothing happens any more

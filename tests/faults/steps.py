@@ -17,7 +17,8 @@ from pathlib import Path
 import anyio
 from msgspec import Struct, to_builtins
 
-from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
+from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
+from taskflow.errors import StoreError
 from taskflow.stores.sqlite.store import _send
 
 COUNT = 12

@@ -17,8 +17,9 @@ from typing import Any
 
 import anyio
 
-from taskflow import LeaseLost, Runtime, SQLiteStore, receive, task, workflow
-from taskflow.records import Batch, Committed
+from taskflow import Runtime, SQLiteStore, receive, task, workflow
+from taskflow.errors import LeaseLost
+from taskflow.stores.rows import Batch, Committed
 
 settings: dict[str, Any] = {}
 

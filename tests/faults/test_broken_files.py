@@ -27,7 +27,8 @@ import pytest
 from steps import TOTAL, Injected, Report, Steps, check
 
 import taskflow
-from taskflow import Runtime, SQLiteStore, StoreError, ThreadBusy, task, workflow
+from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
+from taskflow.errors import StoreError
 from taskflow.stores.sqlite.locks import OwnerLock
 
 pytestmark = pytest.mark.anyio

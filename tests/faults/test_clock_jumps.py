@@ -23,7 +23,8 @@ import jumping
 import pytest
 
 import taskflow
-from taskflow import RunStatus, Runtime, SQLiteStore, ThreadBusy
+from taskflow import Runtime, SQLiteStore, ThreadBusy
+from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 

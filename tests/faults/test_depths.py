@@ -21,7 +21,6 @@ from taskflow import (
     MemoryStore,
     RunNotFound,
     Runtime,
-    SerializationError,
     SQLiteStore,
     emit,
     previous,
@@ -31,6 +30,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import SerializationError
 from taskflow.wire.codec import NESTING_LIMIT, Codec
 from taskflow.wire.failures import Failure, rebuild, record
 from taskflow.wire.identity import canonical_arguments, exact_json

@@ -30,7 +30,7 @@ from values import (
 )
 
 import taskflow
-from taskflow import SerializationError
+from taskflow.errors import SerializationError
 from taskflow.wire.identity import canonical_arguments, key_json
 
 # Types of which text alone tells the values: so no unions, in which it may stand for several.

@@ -24,10 +24,8 @@ from values import (
 )
 
 from taskflow import (
-    Emitted,
     MemoryStore,
     RunNotFound,
-    SerializationError,
     SQLiteStore,
     Workflow,
     emit,
@@ -36,6 +34,8 @@ from taskflow import (
     save,
     workflow,
 )
+from taskflow.errors import SerializationError
+from taskflow.events import Emitted
 from taskflow.wire.codec import Codec
 
 

@@ -23,7 +23,8 @@ import pytest
 from pulse import Pulse
 from steps import COUNT, STRUCK, TOTAL, Steps, check, has_transaction
 
-from taskflow import Runtime, SQLiteStore, StoreError, task, workflow
+from taskflow import Runtime, SQLiteStore, task, workflow
+from taskflow.errors import StoreError
 from taskflow.stores.sqlite.statements import SAFE_WAL_VERSION
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 import taskflow
-from taskflow import LeaseLost, Runtime, SQLiteStore, ThreadBusy, task, workflow
+from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
+from taskflow.errors import LeaseLost
 
 pytestmark = pytest.mark.anyio
 

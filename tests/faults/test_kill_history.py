@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import taskflow
-from taskflow import RunNotFound, RunStatus, Runtime, task, workflow
+from taskflow import RunNotFound, Runtime, task, workflow
+from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import taskflow
-from taskflow import Runtime, SchemaTooNew
+from taskflow import Runtime
+from taskflow.errors import SchemaTooNew
 from taskflow.stores.sqlite.statements import MIGRATIONS, SCHEMA
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,9 @@ import anyio
 import pytest
 
 import taskflow
-from taskflow import RunSetAside, RunStatus, Runtime, SQLiteStore
+from taskflow import Runtime, SQLiteStore
+from taskflow.errors import RunSetAside
+from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 

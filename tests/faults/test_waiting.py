@@ -18,7 +18,9 @@ import anyio
 import pytest
 
 import taskflow
-from taskflow import Clock, RunNotFound, RunPaused, RunRecord, Runtime
+from taskflow import RunNotFound, RunPaused, Runtime
+from taskflow.loops.clocks import Clock
+from taskflow.records import RunRecord
 
 pytestmark = pytest.mark.anyio
 

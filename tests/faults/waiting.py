@@ -17,7 +17,8 @@ from typing import Any
 import anyio
 
 from taskflow import Runtime, SQLiteStore, receive, sleep, task, workflow
-from taskflow.records import Batch, Committed, RunStatus
+from taskflow.records import RunStatus
+from taskflow.stores.rows import Batch, Committed
 
 settings: dict[str, Any] = {}
 

@@ -13,8 +13,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 from waits import PATIENCE, JumpingClock, finish, until, waits_of
 
-from taskflow import Clock, Runtime, Store, receive, sleep, task, workflow
-from taskflow.loops.clocks import Alarms
+from taskflow import Runtime, Store, receive, sleep, task, workflow
+from taskflow.loops.clocks import Alarms, Clock
 from taskflow.loops.loop import current_loop
 
 pytestmark = pytest.mark.anyio

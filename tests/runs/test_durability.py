@@ -10,15 +10,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from taskflow import (
-    MemoryStore,
-    Runtime,
-    SerializationError,
-    SQLiteStore,
-    StoreError,
-    task,
-    workflow,
-)
+from taskflow import MemoryStore, Runtime, SQLiteStore, task, workflow
+from taskflow.errors import SerializationError, StoreError
 
 pytestmark = pytest.mark.anyio
 

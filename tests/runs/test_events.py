@@ -10,29 +10,29 @@ import anyio
 import msgspec
 import pytest
 
-from taskflow import (
+from taskflow import RetryPolicy, RunPaused, Runtime, emit, receive, task, workflow
+from taskflow.events import (
     Dropped,
     Emitted,
     Event,
-    RetryPolicy,
-    RunCancelledEvent,
     RunCompleted,
     RunFailed,
-    RunPaused,
-    RunPausedEvent,
     RunStarted,
-    Runtime,
     TaskCompleted,
-    TaskFailedEvent,
     TaskRetrying,
     TaskStarted,
-    Wait,
     Waiting,
-    emit,
-    receive,
-    task,
-    workflow,
 )
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
+)
+from taskflow.records import Wait
 
 pytestmark = pytest.mark.anyio
 

@@ -11,15 +11,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from taskflow import (
-    HistoryMismatch,
-    Runtime,
-    SerializationError,
-    Store,
-    TaskNameConflict,
-    task,
-    workflow,
-)
+from taskflow import Runtime, Store, task, workflow
+from taskflow.errors import HistoryMismatch, SerializationError, TaskNameConflict
 
 pytestmark = pytest.mark.anyio
 

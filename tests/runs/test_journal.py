@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from taskflow import LeaseLost, MemoryStore, RunCancelled, RunUnfinished, StoreError
+from taskflow import MemoryStore, RunCancelled, RunUnfinished
+from taskflow.errors import LeaseLost, StoreError
 from taskflow.loops.loop import current_loop
-from taskflow.records import Batch, Claim, Claimed, Committed
 from taskflow.runs.journal import Journal
+from taskflow.stores.rows import Batch, Claim, Claimed, Committed
 from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, success
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,6 @@ import taskflow
 from taskflow import (
     RetryPolicy,
     RunHandle,
-    RunStatus,
     Runtime,
     RunUnfinished,
     Store,
@@ -27,6 +26,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 

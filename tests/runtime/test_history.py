@@ -17,19 +17,12 @@ import pytest
 
 import taskflow
 from taskflow import (
-    CheckpointCorrupt,
-    ImportRefused,
     MemoryStore,
-    Pruned,
     RunNotFound,
     RunPaused,
-    RunStatus,
     Runtime,
-    SerializationError,
     SQLiteStore,
-    TaskRecord,
     ThreadBusy,
-    ThreadExists,
     emit,
     previous,
     receive,
@@ -38,6 +31,8 @@ from taskflow import (
     workflow,
 )
 from taskflow.calls import definitions
+from taskflow.errors import CheckpointCorrupt, ImportRefused, SerializationError, ThreadExists
+from taskflow.records import Pruned, RunStatus, TaskRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -708,7 +703,8 @@ def test_a_thread_moves_from_trio_to_asyncio(tmp_path: Path) -> None:
 
 AT_ONCE = """
 import sys, anyio
-from taskflow import Runtime, ThreadExists
+from taskflow import Runtime
+from taskflow.errors import ThreadExists
 async def main():
     path, what, file = sys.argv[1:]
     async with Runtime(path) as runtime:

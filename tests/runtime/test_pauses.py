@@ -17,7 +17,6 @@ from anyio.lowlevel import checkpoint
 from waits import PATIENCE, JumpingClock, finish, until, waits_of
 
 from taskflow import (
-    Clock,
     MemoryStore,
     RetryPolicy,
     RunCancelled,
@@ -27,7 +26,6 @@ from taskflow import (
     Runtime,
     RunUnfinished,
     Store,
-    StoreError,
     ThreadBusy,
     current,
     previous,
@@ -37,7 +35,10 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.records import Batch, Committed, RunStatus, SignalRow
+from taskflow.errors import StoreError
+from taskflow.loops.clocks import Clock
+from taskflow.records import RunStatus
+from taskflow.stores.rows import Batch, Committed, SignalRow
 from taskflow.testing import WrappedStore
 
 pytestmark = pytest.mark.anyio

@@ -16,16 +16,12 @@ import anyio
 import pytest
 
 from taskflow import (
-    Clock,
     MemoryStore,
     RunPaused,
-    RunRecord,
-    RunStatus,
     Runtime,
     RunUnfinished,
     SQLiteStore,
     Store,
-    StoreError,
     Workflow,
     WorkflowCall,
     receive,
@@ -33,7 +29,10 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.records import RunRow
+from taskflow.errors import StoreError
+from taskflow.loops.clocks import Clock
+from taskflow.records import RunRecord, RunStatus
+from taskflow.stores.rows import RunRow
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from taskflow import (
-    HistoryMismatch,
     MemoryStore,
     RunCancelled,
     RunNotFound,
@@ -23,10 +22,8 @@ from taskflow import (
     RunUnfinished,
     SQLiteStore,
     Store,
-    StoreError,
     TaskflowError,
     ThreadBusy,
-    UnknownWorkflow,
     Workflow,
     WorkflowCall,
     previous,
@@ -34,6 +31,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.errors import HistoryMismatch, StoreError, UnknownWorkflow
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio

@@ -13,28 +13,36 @@ import anyio
 import pytest
 
 from taskflow import (
-    Dropped,
-    Emitted,
-    Event,
     RunCancelled,
-    RunCancelledEvent,
-    RunCompleted,
-    RunFailed,
     RunPaused,
-    RunPausedEvent,
-    RunStarted,
     Runtime,
     RunUnfinished,
     Store,
-    TaskCompleted,
-    TaskFailedEvent,
-    TaskStarted,
     ThreadBusy,
     emit,
     receive,
     sleep,
     task,
     workflow,
+)
+from taskflow.events import (
+    Dropped,
+    Emitted,
+    Event,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+    TaskCompleted,
+    TaskStarted,
+)
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
 )
 
 pytestmark = pytest.mark.anyio

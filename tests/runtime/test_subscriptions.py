@@ -18,30 +18,38 @@ import pytest
 
 import taskflow
 from taskflow import (
-    Dropped,
-    Emitted,
-    Event,
-    RunCancelledEvent,
-    RunCompleted,
-    RunFailed,
     RunPaused,
-    RunPausedEvent,
-    RunStarted,
     Runtime,
     SQLiteStore,
     Store,
-    Subscription,
-    TaskCompleted,
-    TaskFailedEvent,
-    TaskStarted,
     ThreadBusy,
-    Waiting,
     emit,
     receive,
     task,
     workflow,
 )
+from taskflow.events import (
+    Dropped,
+    Emitted,
+    Event,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+    TaskCompleted,
+    TaskStarted,
+    Waiting,
+)
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
+)
 from taskflow.runs.feeds import Listener
+from taskflow.runtime.subscriptions import Subscription
 
 pytestmark = pytest.mark.anyio
 

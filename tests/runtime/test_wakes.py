@@ -16,27 +16,25 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from taskflow import (
-    CheckpointCorrupt,
-    Clock,
-    HistoryMismatch,
     MemoryStore,
     RetryPolicy,
     RunCancelled,
     RunHandle,
     RunNotFound,
     RunPaused,
-    RunStatus,
     Runtime,
     SQLiteStore,
     Store,
-    StoreError,
     current,
     receive,
     sleep,
     task,
     workflow,
 )
-from taskflow.records import Batch, Committed
+from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
+from taskflow.loops.clocks import Clock
+from taskflow.records import RunStatus
+from taskflow.stores.rows import Batch, Committed
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,9 @@ from schemas import questions, shop
 from schemas.shop import chat, fulfil
 
 import taskflow
-from taskflow import RunCancelled, RunPaused, RunStatus, Runtime, SchemaTooNew
+from taskflow import RunCancelled, RunPaused, Runtime
+from taskflow.errors import SchemaTooNew
+from taskflow.records import RunStatus
 from taskflow.stores.sqlite.statements import SCHEMA
 
 pytestmark = pytest.mark.anyio

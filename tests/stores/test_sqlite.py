@@ -17,17 +17,10 @@ from typing import Any
 import anyio
 import pytest
 
-from taskflow import (
-    CachePolicy,
-    CheckpointCorrupt,
-    Runtime,
-    SchemaTooNew,
-    SQLiteStore,
-    StoreError,
-    ThreadBusy,
-)
+from taskflow import CachePolicy, Runtime, SQLiteStore, ThreadBusy
 from taskflow import task as task_
 from taskflow import workflow as workflow_
+from taskflow.errors import CheckpointCorrupt, SchemaTooNew, StoreError
 from taskflow.stores.sqlite.statements import SCHEMA
 from taskflow.testing.rows import ask, begin, checkpoint, claim, recorded, release, success, write
 

@@ -12,22 +12,21 @@ import anyio
 import pytest
 
 from taskflow import (
-    LeaseLost,
     MemoryStore,
-    RunCompleted,
     RunNotFound,
     RunPaused,
     Runtime,
     SQLiteStore,
     Store,
-    StoreError,
     ThreadBusy,
     current,
     receive,
     task,
     workflow,
 )
-from taskflow.records import Prune
+from taskflow.errors import LeaseLost, StoreError
+from taskflow.events import RunCompleted
+from taskflow.stores.rows import Prune
 from taskflow.testing import FaultyStore, VirtualClock, WrappedStore, chance, every, since
 from taskflow.testing.doubles.faulty import Asked, InjectedFault, Operation
 from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, write

@@ -9,34 +9,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, assert_type
 
-from taskflow import (
-    AsCompleted,
-    Call,
+from taskflow import Call, Runtime, as_completed, emit, race, receive, sleep, task, workflow
+from taskflow.calls.races import AsCompleted
+from taskflow.events import (
     Dropped,
     Emitted,
     Event,
-    RunCancelledEvent,
     RunCompleted,
     RunFailed,
-    RunPausedEvent,
     RunStarted,
-    Runtime,
-    Stream,
-    Subscription,
     TaskCompleted,
-    TaskFailedEvent,
     TaskRetrying,
     TaskStarted,
-    Wait,
     Waiting,
-    as_completed,
-    emit,
-    race,
-    receive,
-    sleep,
-    task,
-    workflow,
 )
+from taskflow.events import (
+    RunCancelled as RunCancelledEvent,
+)
+from taskflow.events import (
+    RunPaused as RunPausedEvent,
+)
+from taskflow.events import (
+    TaskFailed as TaskFailedEvent,
+)
+from taskflow.records import Wait
+from taskflow.runtime.subscriptions import Stream, Subscription
 
 
 @task

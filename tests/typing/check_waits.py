@@ -15,12 +15,9 @@ from msgspec import Struct
 
 from taskflow import (
     Call,
-    Clock,
     RunHandle,
     RunPaused,
-    RunRecord,
     Runtime,
-    Wait,
     now,
     random,
     receive,
@@ -30,6 +27,8 @@ from taskflow import (
     uuid,
     workflow,
 )
+from taskflow.loops.clocks import Clock
+from taskflow.records import RunRecord, Wait
 
 
 class Decision(Struct):

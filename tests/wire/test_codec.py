@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskflow import SerializationError
+from taskflow.errors import SerializationError
 from taskflow.wire.codec import NESTING_LIMIT, Codec, annotation_for, is_plain, nesting
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ import msgspec
 import pydantic
 import pytest
 
-from taskflow import Runtime, SerializationError, task, workflow
+from taskflow import Runtime, task, workflow
+from taskflow.errors import SerializationError
 from taskflow.wire.identity import (
     Binder,
     canonical_arguments,

@@ -17,11 +17,12 @@ from pathlib import Path
 from anyio.to_process import current_default_process_limiter
 from msgspec import Struct
 
-from taskflow import RunNotFound, Runtime, TaskflowError, TaskRecord
+from taskflow import RunNotFound, Runtime, TaskflowError
 from taskflow.examples.census.progress import Progress
 from taskflow.examples.census.report import lines_of, unread
 from taskflow.examples.census.sources import Listing, find, portable
 from taskflow.examples.census.survey import Census, on_counted, take_census
+from taskflow.records import TaskRecord
 
 PROGRAM = "python -m taskflow.examples.census"
 

@@ -14,20 +14,19 @@ from typing import Any, Final
 from msgspec import Struct, structs
 
 from taskflow.errors import CheckpointCorrupt, RunNotFound, ThreadExists
-from taskflow.records import (
+from taskflow.records import Pruned, RunStatus
+from taskflow.stores.base import cancelled, checksum_on, forked, prunable, wait_id
+from taskflow.stores.rows import (
     RESULT,
     Checkpoint,
     CheckpointRow,
     Outline,
     Prune,
-    Pruned,
     RunRow,
-    RunStatus,
     checkpoint_checksum,
     covered_signal,
     run_checksum,
 )
-from taskflow.stores.base import cancelled, checksum_on, forked, prunable, wait_id
 from taskflow.stores.sqlite import statements as sql
 from taskflow.stores.sqlite.rows import calls_up_from, drop_call, one_run, reopen, update_run
 

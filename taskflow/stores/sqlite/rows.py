@@ -9,8 +9,9 @@ from typing import Any
 from msgspec import structs
 
 from taskflow.errors import CheckpointCorrupt, RunNotFound
-from taskflow.records import SIGNAL, WAIT, Checkpoint, CheckpointRow, RunRow, RunStatus
+from taskflow.records import RunStatus
 from taskflow.stores.base import reopened, wait_id
+from taskflow.stores.rows import SIGNAL, WAIT, Checkpoint, CheckpointRow, RunRow
 from taskflow.stores.sqlite import statements as sql
 
 __all__ = (

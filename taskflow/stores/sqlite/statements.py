@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from taskflow.records import Checkpoint, RunRow
+from taskflow.stores.rows import Checkpoint, RunRow
 
 APPLICATION_ID: Final = 0x7461_736B  # "task"
 SCHEMA: Final = 3

@@ -43,7 +43,9 @@ from taskflow.errors import (
 )
 from taskflow.loops.clocks import boot_time, present
 from taskflow.loops.loop import outside
-from taskflow.records import (
+from taskflow.records import Pruned, RunStatus
+from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
+from taskflow.stores.rows import (
     Batch,
     CacheEntry,
     Checkpoint,
@@ -53,16 +55,13 @@ from taskflow.records import (
     Committed,
     Finish,
     Prune,
-    Pruned,
     Recorded,
     RunKey,
     RunRow,
-    RunStatus,
     Sent,
     Signal,
     SignalRow,
 )
-from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
 from taskflow.stores.sqlite import history
 from taskflow.stores.sqlite import statements as sql
 from taskflow.stores.sqlite.files import NO_SPACE, READ_ONLY, OpenFiles, way_out, why_not_opened

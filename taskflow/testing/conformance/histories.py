@@ -6,18 +6,9 @@ import pytest
 from msgspec import structs
 
 from taskflow.errors import RunNotFound, ThreadBusy, ThreadExists
-from taskflow.records import (
-    Batch,
-    Checkpoint,
-    Prune,
-    Pruned,
-    RunRow,
-    RunStatus,
-    Sent,
-    Signal,
-    run_checksum,
-)
+from taskflow.records import Pruned, RunStatus
 from taskflow.stores.base import Store
+from taskflow.stores.rows import Batch, Checkpoint, Prune, RunRow, Sent, Signal, run_checksum
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OTHER_INPUT,

@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from taskflow.errors import ThreadBusy
-from taskflow.records import Claimed, RunRow, RunStatus, Unrecord
+from taskflow.records import RunStatus
 from taskflow.stores.base import Store
+from taskflow.stores.rows import Claimed, RunRow, Unrecord
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OWNER,

@@ -20,14 +20,16 @@ from msgspec import Struct, structs
 
 from taskflow.calls.call import RecordedCall, spelled_call
 from taskflow.errors import StoreError
-from taskflow.events import Event, TaskCompleted, TaskFailedEvent, TaskStarted
+from taskflow.events import Event, TaskCompleted, TaskStarted
+from taskflow.events import TaskFailed as TaskFailedEvent
 from taskflow.loops.cancellation import notice_cancellation
 from taskflow.loops.loop import Outside, counted
 from taskflow.loops.promises import Latch, uninterrupted
-from taskflow.records import OUTCOMES, RESULT, Batch, Checkpoint, Committed, RunStatus
+from taskflow.records import RunStatus
 from taskflow.runs.feeds import Listener
 from taskflow.runs.run import FRAME, Run
 from taskflow.stores.base import Store
+from taskflow.stores.rows import OUTCOMES, RESULT, Batch, Checkpoint, Committed
 from taskflow.testing.doubles.wrapped import WrappedStore
 from taskflow.testing.suspects.functions import is_users
 

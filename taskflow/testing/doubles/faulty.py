@@ -3,7 +3,8 @@
     import anyio
     import pytest
 
-    from taskflow import MemoryStore, Runtime, StoreError, task, workflow
+    from taskflow import MemoryStore, Runtime, task, workflow
+    from taskflow.errors import StoreError
     from taskflow.testing import FaultyStore
 
     charged: list[str] = []

@@ -42,18 +42,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
-from taskflow.records import (
+from taskflow.records import Pruned
+from taskflow.stores.base import Snapshot, Store
+from taskflow.stores.rows import (
     Batch,
     CacheEntry,
     CheckpointRow,
     Committed,
     Prune,
-    Pruned,
     Recorded,
     RunRow,
     SignalRow,
 )
-from taskflow.stores.base import Snapshot, Store
 
 __all__ = ("WrappedStore",)
 
