@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--long", action="store_true", help="the long forms of tests/faults")
     group.addoption("--seed", type=int, default=1, help="what they draw their faults from")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests and their processes, also where a shell started pytest with ``&``.
+
+    A shell without job control has such a command ignore SIGINT, and its children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
