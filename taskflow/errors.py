@@ -1,20 +1,20 @@
 """Every error that taskflow raises by itself, as one tree.
 
 TaskflowError
-├── NotInRun (RuntimeError)            a task was called where no run could record it
-├── ThreadBusy (RuntimeError)          somebody else executes this thread's run
+├── NotInRun (RuntimeError)            a task was called outside a run, where nothing records it
+├── ThreadBusy (RuntimeError)          the thread's run is executing, here or elsewhere
 ├── RunUnfinished (RuntimeError)       the thread's latest run has another input and has not ended
 ├── RunNotFound (LookupError)          no such thread, run or recorded call
-├── ThreadExists (ValueError)          a thread is to be made under an id that is taken
+├── ThreadExists (ValueError)          the id for a new thread is taken
 ├── RunCancelled (RuntimeError)        the run was cancelled for good
 ├── RunPaused (RuntimeError)           the run waits for signals or times, and nothing executes
 ├── RunSetAside (RuntimeError)         the run was taken over again and again, without any progress
-├── UnknownWorkflow (LookupError)      a recorded run names a workflow this runtime was not given
-├── HistoryMismatch (RuntimeError)     what is recorded and what is asked do not belong together
-├── TaskNameConflict (ValueError)      one name, two functions, one run
+├── UnknownWorkflow (LookupError)      a recorded run names a workflow this runtime does not have
+├── HistoryMismatch (RuntimeError)     recorded history and the present call or code do not match
+├── TaskNameConflict (ValueError)      one name for two functions in one run
 ├── SerializationError (TypeError)     a value that would not come back as it was
-├── ImportRefused (ValueError)         what is to be imported is not one whole export
-├── TaskFailed (RuntimeError)          stands for a recorded exception that cannot be rebuilt
+├── ImportRefused (ValueError)         the lines to import are not one whole export
+├── TaskFailed (RuntimeError)          takes the place of an exception that cannot be rebuilt
 ├── TaskTimeout (TimeoutError)         an attempt took longer than its limit
 ├── LeaseLost (RuntimeError)           another runtime has taken this run over
 └── StoreError (RuntimeError)          the store could not read or write
@@ -57,9 +57,9 @@ class TaskflowError(Exception):
 
 
 class NotInRun(TaskflowError, RuntimeError):
-    """Raised when a task is called, or a run is asked about, where there is no run.
+    """Raised when a function that needs a run is called outside one.
 
-    ``plain`` is how to call the function without one.
+    ``plain`` is the expression that calls a task's function without a run.
     """
 
     def __init__(self, name: str, plain: str | None = None) -> None:
@@ -72,10 +72,10 @@ class NotInRun(TaskflowError, RuntimeError):
 
 
 class ThreadBusy(TaskflowError, RuntimeError):
-    """Raised when the thread's run is being executed and this call cannot join it.
+    """Raised when the thread's run is executing and this call cannot join it.
 
-    ``same_run`` is true where it is an equal run of another process: one that can be waited for;
-    ``run_id`` is its id then.
+    ``same_run`` is true where an equal run executes in another process; ``run_id`` is its id then,
+    and ``wait=True`` waits for it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ThreadBusy(TaskflowError, RuntimeError):
 
 
 class RunUnfinished(TaskflowError, RuntimeError):
-    """Raised when the thread's latest run has not ended and was given something else to do."""
+    """Raised when a thread whose latest run has not ended is given another call to run."""
 
     def __init__(self, thread_id: str, run_id: str, reason: str) -> None:
         self.thread_id = thread_id
@@ -100,7 +100,7 @@ class RunUnfinished(TaskflowError, RuntimeError):
 
 
 class RunNotFound(TaskflowError, LookupError):
-    """Raised when a thread, a run or a recorded call is asked for that is not in the store."""
+    """Raised when the thread, run or recorded call that was asked for is not in the store."""
 
     def __init__(self, thread_id: str, what: str = "run") -> None:
         self.thread_id = thread_id
@@ -108,18 +108,18 @@ class RunNotFound(TaskflowError, LookupError):
 
 
 class ThreadExists(TaskflowError, ValueError):
-    """Raised when a thread is to be made by a fork or an import, and its id is taken."""
+    """Raised by a fork or an import when the id of its new thread is taken."""
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"there is a thread {thread_id!r} already, and nothing was written to it: choose "
-            "another id, or delete() that thread first"
+            f"thread {thread_id!r} exists already, and nothing was written to it: choose another "
+            "id, or delete() that thread first"
         )
 
 
 class RunCancelled(TaskflowError, RuntimeError):
-    """Raised to whoever waits for, or asks again for, a run that was cancelled for good."""
+    """Raised by the calls that wait for, or ask again for, a run that was cancelled for good."""
 
     def __init__(self, thread_id: str, run_id: str) -> None:
         self.thread_id = thread_id
@@ -131,10 +131,10 @@ class RunCancelled(TaskflowError, RuntimeError):
 
 
 class RunPaused(TaskflowError, RuntimeError):
-    """Raised to whoever asked for a run's result when nothing of it executes until a wait is over.
+    """Raised by a call for a run's result when the run executes nothing until a wait is over.
 
-    ``waits`` are all that is open. The run goes on where it is run again, or resumed, after its
-    signal was sent or its time has come.
+    ``waits`` are all open waits. The run goes on when it is run again or resumed after its signal
+    was sent or its time has come.
     """
 
     def __init__(self, thread_id: str, run_id: str, waits: Sequence[Wait]) -> None:
@@ -152,7 +152,7 @@ class RunPaused(TaskflowError, RuntimeError):
 
 
 class RunSetAside(TaskflowError, RuntimeError):
-    """The failure of a run that recovery has given up.
+    """The failure recorded for a run that recovery has given up.
 
     It was taken over ``takeovers`` times from runtimes that died, without any progress.
     """
@@ -169,19 +169,19 @@ class RunSetAside(TaskflowError, RuntimeError):
 
 
 class UnknownWorkflow(TaskflowError, LookupError):
-    """Raised when a recorded run is to be continued whose workflow this runtime does not know."""
+    """Raised when a runtime is asked to continue a run of a workflow that it was not given."""
 
     def __init__(self, thread_id: str, workflow: str) -> None:
         self.thread_id = thread_id
         self.workflow = workflow
         super().__init__(
-            f"thread {thread_id!r} was run by the workflow {workflow!r}, which this runtime does "
-            f"not know: open it as Runtime(…, workflows=[{workflow}])"
+            f"the run on thread {thread_id!r} is one of the workflow {workflow!r}, which this "
+            f"runtime does not know: open it as Runtime(…, workflows=[{workflow}])"
         )
 
 
 class HistoryMismatch(TaskflowError, RuntimeError):
-    """Raised when recorded history and the present call or code do not belong together."""
+    """Raised when recorded history and the present call or code do not match."""
 
     def __init__(self, thread_id: str, reason: str) -> None:
         self.thread_id = thread_id
@@ -189,7 +189,7 @@ class HistoryMismatch(TaskflowError, RuntimeError):
 
 
 class TaskNameConflict(TaskflowError, ValueError):
-    """Raised at the call when one run meets two functions under one task name."""
+    """Raised by a call when its run already has another function under the task's name."""
 
     def __init__(self, name: str, first: str, second: str) -> None:
         self.name = name
@@ -200,13 +200,13 @@ class TaskNameConflict(TaskflowError, ValueError):
 
 
 class SerializationError(TaskflowError, TypeError):
-    """Raised when a value would not come back from its record as it was."""
+    """Raised when a value would not come back from its record unchanged."""
 
 
 class ImportRefused(TaskflowError, ValueError):
-    """Raised when lines are not one whole export that this taskflow reads; nothing was written.
+    """Raised when an import's lines are not one whole export that this taskflow reads.
 
-    ``line`` counts from 1.
+    Nothing was written. ``line`` counts from 1.
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -217,7 +217,7 @@ class ImportRefused(TaskflowError, ValueError):
 
 
 class TaskFailed(TaskflowError, RuntimeError):
-    """Stands for a recorded failure whose exception cannot be rebuilt in this process.
+    """Raised in place of a recorded exception that cannot be rebuilt in this process.
 
     ``exception_type`` is the original's ``module:qualname``, ``message`` its text.
     """
@@ -241,7 +241,7 @@ class TaskTimeout(TaskflowError, TimeoutError):
 
 
 class LeaseLost(TaskflowError, RuntimeError):
-    """Raised when a commit was refused because another runtime has taken this run over."""
+    """Raised when a commit is refused because another runtime has taken the run over."""
 
     def __init__(self, thread_id: str, run_id: str) -> None:
         self.thread_id = thread_id
@@ -253,10 +253,10 @@ class LeaseLost(TaskflowError, RuntimeError):
 
 
 class StoreError(TaskflowError, RuntimeError):
-    """Raised when the store could not read or write.
+    """Raised when the store cannot read or write.
 
-    ``row_at_fault`` is true where the rows of the batch, not the store, were refused: another
-    batch may well succeed.
+    ``row_at_fault`` is true where the cause is a row of the batch, and not the store: another batch
+    may succeed.
     """
 
     row_at_fault = False
@@ -275,7 +275,7 @@ class SchemaTooNew(StoreError):
 
 
 class CheckpointCorrupt(StoreError):
-    """Raised when a row is not what was written: its checksum or its JSON does not fit."""
+    """Raised when a row is not what was written: its checksum or its JSON is wrong."""
 
     def __init__(self, thread_id: str, run_id: str, task_id: str | None, reason: str) -> None:
         self.thread_id = thread_id

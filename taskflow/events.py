@@ -1,9 +1,9 @@
-"""What a run tells while it executes: small structs in one tagged union, `Event`.
+"""The events of an executing run: small structs in one tagged union, `Event`.
 
-Each encodes to JSON with a ``type`` (``"task_completed"``, say). Some are *durable*:
-`TaskCompleted` and `TaskFailed` of a call that was executed, and `Emitted` of what ``emit``
-was given. They carry the number of their commit, which grows along a thread, and can be asked for
-again. The others repeat the last such number and are told once.
+Each encodes to JSON with a ``type``, such as ``"task_completed"``. Some events are *durable*:
+`TaskCompleted` and `TaskFailed` of a call that was executed, and `Emitted` of a value given to
+``emit``. They carry the number of their commit, which grows along a thread, and can be read again
+later. The other events carry the last such number and are delivered once.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = (
 
 
 class _Event(Struct, frozen=True, tag_field="type"):
-    number: int  # of the commit; of the one before where this is not durable
+    number: int  # of the event's commit, or of the last one before where it is not durable
     time: float  # wall clock, seconds since the epoch
     thread_id: str
     run_id: str
     task_id: str | None  # None: the run itself
-    parent_id: str | None  # the call that made it; None: the run's own body
+    parent_id: str | None  # the call whose body made this call; None: the run's own body
     name: str  # of the task or workflow
 
 
 class RunStarted(_Event, frozen=True, tag="run_started"):
-    """A run was begun, or is continued."""
+    """A run begins, or is continued."""
 
 
 class TaskStarted(_Event, frozen=True, tag="task_started", gc=False):
@@ -54,13 +54,13 @@ class TaskStarted(_Event, frozen=True, tag="task_started", gc=False):
 class TaskRetrying(_Event, frozen=True, tag="task_retrying"):
     """An attempt has failed, and another one follows after ``delay`` seconds."""
 
-    attempt: int  # that failed
+    attempt: int  # the number of the attempt that failed
     delay: float
     error: str  # type and message
 
 
 class TaskCompleted(_Event, frozen=True, tag="task_completed", gc=False):
-    """A call has its result; ``replayed`` where that was recorded before."""
+    """A call has its result; ``replayed`` is true where it was recorded before."""
 
     replayed: bool
     attempts: int  # 0: answered from the cache
@@ -68,7 +68,7 @@ class TaskCompleted(_Event, frozen=True, tag="task_completed", gc=False):
 
 
 class TaskFailed(_Event, frozen=True, tag="task_failed"):
-    """A call has failed for good; ``replayed`` where that was recorded before."""
+    """A call has failed for good; ``replayed`` is true where the failure was recorded before."""
 
     replayed: bool
     attempts: int
@@ -77,9 +77,9 @@ class TaskFailed(_Event, frozen=True, tag="task_failed"):
 
 
 class Emitted(_Event, frozen=True, tag="emitted"):
-    """A value that was given to ``emit``, or an item of an async generator that executes.
+    """A value given to ``emit``, or an item that an executing async generator yields.
 
-    ``task_id`` and ``name`` are those of the body that emits it. Items are not durable.
+    ``task_id`` and ``name`` are those of the emitting body. Items are not durable.
     """
 
     value: Any
@@ -95,7 +95,7 @@ class Waiting(_Event, frozen=True, tag="waiting"):
 class RunCompleted(_Event, frozen=True, tag="run_completed"):
     """The run has succeeded."""
 
-    result: Any  # as JSON carries it
+    result: Any  # in its JSON form
 
 
 class RunFailed(_Event, frozen=True, tag="run_failed"):
@@ -105,21 +105,21 @@ class RunFailed(_Event, frozen=True, tag="run_failed"):
 
 
 class RunPaused(_Event, frozen=True, tag="run_paused"):
-    """Nothing of the run executes until one of ``waits`` is over."""
+    """The run is paused: nothing of it executes until one of ``waits`` is over."""
 
     waits: list[Wait]
 
 
 class RunCancelled(_Event, frozen=True, tag="run_cancelled"):
-    """The execution was cut off: for good where ``final``, else anybody may continue the run."""
+    """The execution was cut off: for good if ``final``, else running it again continues it."""
 
     final: bool
 
 
 class Dropped(_Event, frozen=True, tag="dropped"):
-    """So many events were not kept for a reader that was too slow.
+    """A reader was too slow, and ``count`` events were dropped.
 
-    Durable ones among them can be read with ``subscribe(after=number)``, which does so by itself.
+    The durable ones among them can be read again: ``subscribe(after=number)`` does so by itself.
     """
 
     count: int

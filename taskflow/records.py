@@ -1,8 +1,9 @@
-"""What a `Runtime` shows: frozen structs of builtin values, which encode to JSON as they are.
+"""The records that a `Runtime` returns: frozen structs of builtin values, ready to encode to JSON.
 
-`RunRecord` and `TaskRecord` are what ``Runtime.get``, ``runs`` and ``tasks`` return, `Wait` is one
-thing that a paused run waits for, `CurrentCall` what ``current()`` returns, and `Pruned` what
-``Runtime.prune`` has deleted. The rows that a store keeps are in `taskflow.stores.rows`.
+`RunRecord` and `TaskRecord` describe runs and recorded calls (``Runtime.get``, ``runs``,
+``tasks``), `Wait` one open wait of a paused run, `CurrentCall` the executing call (``current()``),
+and `Pruned` the deletions of ``Runtime.prune``. The rows that a store keeps are in
+`taskflow.stores.rows`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = (
 
 
 class RunStatus(StrEnum):
-    """How far a run is: the last two are final."""
+    """The status of a run; the last two are final."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -34,26 +35,26 @@ class RunStatus(StrEnum):
 
 
 class Wait(Struct, frozen=True):
-    """One open ``receive``, or one timer."""
+    """One open ``receive`` or timer of a run."""
 
     kind: Literal["signal", "timer"]
     name: str  # of the signal; "sleep" for a timer
     task_id: str
     since: float  # wall clock, seconds since the epoch
-    deadline: float | None = None  # the same; None: without a limit
+    deadline: float | None = None  # the same; None: no limit
     prompt: Any = None
-    type: str | None = None  # of the value, as it is written
-    schema: dict[str, Any] | None = None  # of the value, as JSON Schema
-    parent_id: str | None = None  # the call that waits for it; None: the run's own body
+    type: str | None = None  # the value's annotation, as Python source
+    schema: dict[str, Any] | None = None  # the value's JSON Schema
+    parent_id: str | None = None  # the call whose body waits; None: the run's own body
 
 
 class RunRecord(Struct, frozen=True):
-    """One run, as ``Runtime.get`` and ``Runtime.runs`` show it."""
+    """One run, as ``Runtime.get`` and ``Runtime.runs`` return it."""
 
     thread_id: str
     run_id: str
-    number: int  # newer runs have larger ones; `runs(before=number)` continues a page
-    sequence: int  # from 1, on its thread
+    number: int  # larger for newer runs; `runs(before=number)` returns the next page
+    sequence: int  # position on its thread, from 1
     workflow: str
     status: RunStatus
     input: Any
@@ -63,11 +64,11 @@ class RunRecord(Struct, frozen=True):
     created: float  # wall clock, seconds since the epoch
     started: float  # when it was last begun or continued
     finished: float | None
-    waits: list[Wait] = []  # while it is paused: what for
+    waits: list[Wait] = []  # the open waits of a paused run
 
 
 class TaskRecord(Struct, frozen=True):
-    """One recorded call, as ``Runtime.tasks`` shows it."""
+    """One recorded call, as ``Runtime.tasks`` returns it."""
 
     name: str
     task_id: str
@@ -78,13 +79,13 @@ class TaskRecord(Struct, frozen=True):
     attempts: int  # 0: answered from the cache
     started: float  # wall clock, seconds since the epoch
     duration: float  # seconds
-    arguments: Any  # as JSON carries them; text with an ellipsis where they were capped
-    value: Any = None  # as JSON carries it
+    arguments: Any  # in their JSON form; text that ends in an ellipsis where they were capped
+    value: Any = None  # in its JSON form
     error: str | None = None  # type and message
 
 
 class Pruned(Struct, frozen=True):
-    """What was deleted: what ``Runtime.prune`` returns."""
+    """The numbers of deleted rows, as ``Runtime.prune`` returns them."""
 
     runs: int = 0
     checkpoints: int = 0
@@ -99,20 +100,20 @@ class Pruned(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far a run is that this runtime executes: what ``Runtime.progress`` returns."""
+    """The progress of a run that executes in this process."""
 
     executing: list[str]  # the names of the tasks that execute now
-    executed: int  # calls that have ended since this execution began, with whatever outcome
+    executed: int  # calls that have ended since this execution began, in success or failure
     replayed: int  # calls answered from their records
     failed: int  # of those executed
     retried: int  # attempts that were followed by another one
 
 
 class CurrentCall(Struct, frozen=True):
-    """Where the code that asks is executing: what ``current()`` returns."""
+    """The call whose body executes, as ``current()`` returns it."""
 
     thread_id: str
     run_id: str
     task_id: str | None  # None in the run's own body
     attempt: int  # from 1
-    idempotency_key: str  # the same over retries, reruns and take-overs
+    idempotency_key: str  # the same in every retry, rerun and take-over

@@ -1,4 +1,4 @@
-"""When a failed attempt is followed by another one, and after how long."""
+"""`RetryPolicy`: whether a failed attempt is followed by another one, and after how long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RetryOn: TypeAlias = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 )
 
-# What fails the same way again, however often it is tried.
+# Exceptions that a second attempt raises again.
 LASTING_FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -41,14 +41,14 @@ LASTING_FAILURES = (
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a second attempt might mend it: what ``RetryPolicy`` retries by default.
+    """Whether a second attempt may succeed: the default ``retry_on`` of a `RetryPolicy`.
 
-    Connection errors, timeouts, HTTP 5xx of httpx and exceptions of unknown kinds are; wrong
-    types, values, names, keys, paths and permissions, and HTTP answers below 500, are not.
+    True for connection errors, timeouts, HTTP 5xx of httpx and exceptions of unknown classes; false
+    for wrong types, values, names, keys, paths and permissions, and for HTTP answers below 500.
     """
     if isinstance(error, BaseExceptionGroup):
         return all(is_transient(member) for member in error.exceptions)
-    # An exception of httpx can only be met where httpx was imported already.
+    # Not imported here: an exception of httpx exists only where httpx is imported already.
     httpx: Any = sys.modules.get("httpx")
     if httpx is not None and isinstance(error, httpx.HTTPStatusError):
         answer: Any = error
@@ -58,7 +58,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """How often a failing call is attempted, and how long to wait in between.
+    """The number of attempts of a failing call, and the waits between them.
 
     ``max_attempts`` counts the first attempt too. The wait after failed attempt n is
     ``initial_interval * backoff_factor ** (n - 1)`` seconds, at most ``max_interval``; with
@@ -83,7 +83,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
             raise TypeError("retry_on takes an exception class, a tuple of them, or a predicate")
 
     def matches(self, error: BaseException) -> bool:
-        """Whether this policy decides about ``error``, and would try again."""
+        """Whether this policy applies to ``error``, and retries it."""
         if isinstance(self.retry_on, type | tuple):
             return isinstance(error, self.retry_on)
 
@@ -101,23 +101,23 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         return min(self.max_interval, delay)
 
     def drawn_delay_after(self, attempt: int) -> float:
-        """The same with jitter: a random number of seconds, never above ``max_interval``."""
+        """`delay_after` with jitter: a random number of seconds, at most ``max_interval``."""
         delay = self.delay_after(attempt)
         if not self.jitter:
             return delay
 
-        import random  # where it is used: it takes as long to import as half of this package
+        import random  # not above: importing it takes as long as half of this package
 
         return min(self.max_interval, delay * random.uniform(0.5, 1.5))
 
 
 def first_match(policies: Sequence[RetryPolicy], error: BaseException) -> RetryPolicy | None:
-    """The first policy that matches ``error`` decides; ``None`` where none does."""
+    """The first policy that matches ``error``; ``None`` where none does."""
     return next((policy for policy in policies if policy.matches(error)), None)
 
 
 def seconds(duration: float | timedelta, what: str) -> float:
-    """``duration`` in seconds; ``what`` names it in the error if it is not a positive one."""
+    """``duration`` in seconds. Raises ValueError, with ``what`` as its name, if not positive."""
     value = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
     if not 0 < value < float("inf"):
         raise ValueError(f"{what} must be a positive, finite number of seconds, got {duration!r}")

@@ -1,8 +1,8 @@
-"""How code of the user's is cancelled: once, and not where it shields itself.
+"""Cancellation of user code: delivered once, and not inside a shield of its own.
 
-Users of asyncio know a cancellation as one CancelledError, after which cleanup may await what it
-likes; those of anyio and trio know shields. On asyncio both hold here; on trio its own scopes are
-just right.
+In asyncio a cancellation is one CancelledError, after which cleanup may await anything; in anyio
+and trio, cleanup protects itself with a shield. On asyncio this module honours both; on trio its
+native scopes already behave as users expect.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = (
 
 
 class Interruptible(Protocol):
-    """Code that can be cancelled from outside; leaving it swallows that cancellation."""
+    """A block of code that can be cancelled from outside; its exit swallows that cancellation."""
 
     def __enter__(self) -> object: ...
     def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None: ...
@@ -37,18 +37,18 @@ class Interruptible(Protocol):
 
 
 class CancelledOnce:
-    """The same on asyncio: one CancelledError, after which cleanup may await what it likes.
+    """`Interruptible` on asyncio: one CancelledError, after which cleanup may await anything.
 
-    A scope of anyio alone would cancel each await of that cleanup too; a bare ``task.cancel()``
-    would break into code that shields itself. So there are two scopes, and the inner one becomes a
-    shield as soon as the outer one's cancellation has been delivered.
+    An anyio scope alone would cancel each await of that cleanup too; a bare ``task.cancel()`` would
+    interrupt code inside a shield. So there are two scopes, and the inner one becomes a shield as
+    soon as the outer one's cancellation has been delivered.
     """
 
     def __init__(self) -> None:
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
         self._task: asyncio.Task[Any] | None = None
-        self.is_cancelled = False  # also before it was entered
+        self.is_cancelled = False  # also by a `cancel` before the block is entered
 
     def __enter__(self) -> CancelledOnce:
         self._task = asyncio.current_task()
@@ -69,24 +69,24 @@ class CancelledOnce:
             self._outer.cancel()
 
     def delivered(self) -> None:
-        """The cancellation has reached the code inside."""
+        """Note that the cancellation has reached the code inside: cancel nothing more."""
         self._inner.shield = True
 
     @property
     def _name(self) -> str:
-        # How anyio names a scope in the CancelledErrors that it causes. Should it cease to, each
-        # await of a cleanup is cancelled again, as anyio does by itself.
+        # The name that anyio gives a scope in the text of its CancelledErrors. If a later anyio
+        # changes that text, each await of a cleanup is cancelled again: anyio's own behaviour.
         return f"{id(self._outer):x}"
 
 
 SCOPE_NAME: Final = re.compile(r"\b[0-9a-f]{4,}\b")
 
-# The scopes that were cancelled and have not been left, by their name.
+# The scopes that were cancelled and have not been left, by name.
 _cancelling: dict[str, CancelledOnce] = {}
 
 
 def notice_cancellation(error: BaseException) -> None:
-    """Called with what was thrown into a body: from here on, that scope cancels nothing more."""
+    """Tell the scope that caused ``error``, which was thrown into a body, that it was delivered."""
     if _cancelling and isinstance(error, asyncio.CancelledError) and error.args:
         for name in SCOPE_NAME.findall(str(error.args[0])):
             if (scope := _cancelling.get(name)) is not None:
@@ -94,7 +94,7 @@ def notice_cancellation(error: BaseException) -> None:
 
 
 class Group(Protocol):
-    """Children that raise nothing, and have ended before what is around them goes on."""
+    """Children that raise nothing, all of which have ended when the block is left."""
 
     async def __aenter__(self) -> Any: ...
     async def __aexit__(self, kind: Any, error: Any, traceback: Any, /) -> bool | None: ...
@@ -103,13 +103,13 @@ class Group(Protocol):
 
 
 class Cancellable(Protocol):
-    """One child of a group."""
+    """One child of a group, as ``Group.start`` returns it."""
 
     def cancel(self) -> None: ...
 
 
 class AsyncioGroup:
-    """The same on asyncio, where each child is cancelled once."""
+    """A `Group` on asyncio; each child is cancelled once."""
 
     def __init__(self) -> None:
         self._children: dict[CancelledOnce, asyncio.Task[None]] = {}
@@ -131,7 +131,7 @@ class AsyncioGroup:
     def start(self, child: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
         scope = CancelledOnce()
         task = asyncio.get_running_loop().create_task(self._execute(child, scope))
-        # Not at the end of it: asyncio may cancel a task before its first step.
+        # Not at the end of `_execute`: asyncio may cancel a task before its first step.
         task.add_done_callback(lambda _: self._leave(scope))
         self._children[scope] = task
         return scope
@@ -155,7 +155,7 @@ class AsyncioGroup:
 
 
 class TrioGroup:
-    """The same on trio."""
+    """A `Group` on trio."""
 
     _group: anyio.abc.TaskGroup
 

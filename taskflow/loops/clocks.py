@@ -1,4 +1,4 @@
-"""What time it is, and being called when it is that late: `Clock` and `Alarms`."""
+"""Time and timers: `Clock` tells the time, `Alarms` call back when it has come."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ("Alarm", "Alarms", "Clock", "Ticker", "boot_time", "exact", "present"
 
 logger = logging.getLogger("taskflow")
 
-# A machine that was asleep is noticed after so many seconds at most.
+# Seconds after which a machine's sleep, or a moved clock, is noticed at the latest.
 LONGEST_NAP: Final = 1.0
-# Seconds since this machine was started, also those it slept; no wall clock moves them.
+# Seconds since the machine booted, including its sleep; setting the wall clock does not move it.
 boot_time: Callable[[], float] = time.monotonic
 if sys.platform == "linux":
     boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)  # each task asks twice
-FEW: Final = 100  # alarms that are not worth tidying up
+FEW: Final = 100  # cancelled alarms that may stay in the heap
 
 
 class Clock:
-    """Wall-clock time that is set when this object is made, and does not jump after that.
+    """Wall-clock time, read when this object is made and advanced monotonically after that.
 
-    Deadlines and durations are taken from it, so that nobody who sets the machine's clock shortens
-    a wait or gives a task a negative duration. ``now`` and ``when_moved`` are all that another
-    clock has to have.
+    Deadlines and durations are taken from it, so that setting the machine's clock neither shortens
+    a wait nor gives a task a negative duration. Another clock needs only ``now`` and
+    ``when_moved``.
     """
 
     longest_nap = LONGEST_NAP
@@ -49,19 +49,19 @@ class Clock:
         return boot_time() + self._offset
 
     def elapsed(self) -> float:
-        """Seconds that pass while this process can execute, since some moment."""
+        """Seconds since an arbitrary moment, without those in which the machine slept."""
         return time.monotonic()
 
     def when_moved(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when `now` has changed by itself: never, on a real clock."""
+        """Register ``callback`` for jumps of `now`; a real clock has none."""
 
     def pause(self, interval: float, looks: int) -> float:
-        """Seconds to wait before one looks again at what others do, after ``looks`` in vain."""
+        """Seconds to wait before the next poll of the store, after ``looks`` without a change."""
         return interval
 
 
 class ExactClock(Clock):
-    """Somebody else's clock, which may give whole numbers: what is recorded is a float."""
+    """A user's clock, completed with the optional methods; its integers become floats."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -82,12 +82,12 @@ class ExactClock(Clock):
 
 
 def exact(clock: Clock) -> Clock:
-    """The same clock, of which only ``now`` and ``when_moved`` are needed."""
+    """``clock`` with all methods of `Clock`, of which it needs only ``now`` and ``when_moved``."""
     return clock if type(clock) is Clock else ExactClock(clock)
 
 
 class Ticker(Clock):
-    """What durations are measured with: it goes on though a clock's ``now`` is set."""
+    """A clock for durations: its `now` is another clock's ``elapsed``, which never jumps."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -98,16 +98,16 @@ class Ticker(Clock):
 
 
 class Present(threading.local):
-    """What the code of this thread takes for the time, where nobody gave it a clock."""
+    """The clock of this thread's code, for runtimes that are not given one."""
 
-    clock: Clock | None = None  # None: the machine's
+    clock: Clock | None = None  # None: the machine's clock
 
 
 present: Final = Present()
 
 
 class Alarm:
-    """A call that is to be made at a time, unless it is cancelled before."""
+    """A callback that is called at a set time, unless it is cancelled before."""
 
     __slots__ = ("_alarms", "_callback")
 
@@ -121,13 +121,13 @@ class Alarm:
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Drop the callback."""
         if self._callback is not None:
             self._callback = None
             self._alarms.note_cancelled()
 
     def ring(self) -> None:
-        """Call now."""
+        """Call the callback now, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -140,7 +140,7 @@ class Alarms:
         self.clock = clock
         self._loop = loop
         self._heap: list[tuple[float, int, Alarm]] = []
-        self._cancelled = 0  # how many of them, at most
+        self._cancelled = 0  # upper bound of the cancelled alarms in the heap
         self._order = count()
         self._wake: Promise | None = None
         self._napping_until = 0.0
@@ -149,7 +149,7 @@ class Alarms:
         clock.when_moved(self._notify)
 
     def set(self, when: float, callback: Callable[[], None]) -> Alarm:
-        """Have ``callback`` called at ``when`` (seconds since 1970), or soon where that is past."""
+        """Call ``callback`` at ``when`` (seconds since 1970), or soon where that is past."""
         alarm = Alarm(self, callback)
         heapq.heappush(self._heap, (when, next(self._order), alarm))
         if when < self._napping_until:
@@ -157,7 +157,7 @@ class Alarms:
         return alarm
 
     def note_cancelled(self) -> None:
-        """One was cancelled: when most of many were, they are dropped."""
+        """Count a cancelled alarm; drop the cancelled ones when most of many are."""
         self._cancelled += 1
         if self._cancelled > max(FEW, len(self._heap) // 2):
             self._heap = [each for each in self._heap if each[2].is_set]
@@ -165,7 +165,7 @@ class Alarms:
             self._cancelled = 0
 
     async def run(self) -> None:
-        """Ring until `close` is called."""
+        """Ring alarms until `close` is called."""
         try:
             while not self._closing:
                 self._ring()
@@ -180,12 +180,12 @@ class Alarms:
                     await self._wake
                 self._napping_until = 0.0
         except asyncio.CancelledError:
-            pass  # asyncio.run() ends everything that is left: nobody waits for an alarm any more
+            pass  # asyncio.run() cancels the tasks that are left at its end: alarms are void then
         finally:
             self._ended.set_result()
 
     async def close(self) -> None:
-        """Ring no more."""
+        """Stop ringing, and wait until `run` has ended."""
         self._closing = True
         self._notify()
         await uninterrupted(self._ended)
@@ -195,7 +195,7 @@ class Alarms:
         while self._heap and self._heap[0][0] <= now:
             try:
                 heapq.heappop(self._heap)[2].ring()
-            except Exception:  # one alarm must never be the last
+            except Exception:  # a failing callback must not stop the other alarms
                 logger.exception("an alarm has failed")
 
     def _notify(self) -> None:

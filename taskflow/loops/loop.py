@@ -1,7 +1,7 @@
-"""What asyncio and trio do differently: promises, background tasks, hosts, cancellation.
+"""`Loop`: the operations in which asyncio and trio differ, behind one interface.
 
-A *host* is the asyncio task in which a call executes; trio has cancel scopes for what we need it
-for.
+A *host* is the asyncio task in which a call executes. It is needed to cancel the call; on trio, a
+cancel scope does that.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = (
 
 
 class Outside:
-    """How much worker threads and processes do at this moment for a loop.
+    """The number of worker threads and processes that are working for a loop at this moment.
 
-    `outside` is used as a context around each wait for one. Nothing goes by it but clocks that pass
-    by themselves when nothing happens, which have to wait for what happens outside.
+    Each wait for one is wrapped in ``with outside():``. Only virtual clocks read the count: they
+    advance when nothing happens on the loop, and must not while work goes on outside it.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Outside:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """A thread that is counted waits for the loop meanwhile, and does nothing."""
+        """Do not count a worker thread while it waits for the loop."""
         self.count -= 1
         try:
             yield
@@ -58,7 +58,7 @@ class Outside:
 
 
 class Counted(threading.local):
-    """The counts of the loop that runs in this thread."""
+    """All counts of the loop that runs in this thread."""
 
     def __init__(self) -> None:
         self.default = Outside()
@@ -66,22 +66,22 @@ class Counted(threading.local):
 
 
 counted: Final = Counted()
-# A count of its own for code that may come to a standstill.
+# A separate count for the code of this context, where only its standstill is to be detected.
 OUTSIDE: Final[ContextVar[Outside | None]] = ContextVar("taskflow_outside", default=None)
 
 
 def outside() -> Outside:
-    """The count that goes with the code that asks."""
+    """The count of the current context."""
     return OUTSIDE.get() or counted.default
 
 
 def is_busy_outside() -> bool:
-    """Whether a thread or process does something for the loop of this thread."""
+    """Whether a worker thread or process is working for the loop of this thread."""
     return any(each.count > 0 for each in counted.all)
 
 
 class Loop:
-    """The running event loop: promises, background tasks, and who is executing."""
+    """The running event loop; this class serves trio, `AsyncioLoop` asyncio."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -98,35 +98,39 @@ class Loop:
         return None
 
     def when_done(self, spawned: object, callback: Callable[[], None]) -> None:
-        """Call back when what `spawn` returned has ended; trio lets everything begin first."""
+        """Call ``callback`` when the task that `spawn` returned has ended.
+
+        On trio never: it is needed for tasks that are cancelled before their first step, and trio
+        always executes that step.
+        """
 
     def has_ended(self, spawned: object) -> bool:
-        """Whether what `spawn` returned has ended, though nobody told it to; trio's never do."""
+        """Whether the task that `spawn` returned was ended from outside; on trio it never is."""
         return False
 
     def interruptible(self) -> Interruptible:
-        """A stretch of code in the current task that somebody else may cancel."""
+        """A block of the current task that other tasks may cancel."""
         return anyio.CancelScope()
 
     def time_limit(self, seconds: float) -> AbstractContextManager[object]:
-        """The same, cancelled after so many seconds."""
+        """A block of the current task that is cancelled after ``seconds``."""
         return anyio.move_on_after(seconds)
 
     def group(self) -> Group:
-        """Children that end before what is around them goes on."""
+        """A new group of children."""
         return TrioGroup()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call back after so many seconds, if the loop still runs; on trio never."""
+        """Call ``callback`` after ``seconds``, if the loop still runs; on trio never."""
 
     def cancel_requests(self) -> int:
-        """How often the current task was asked to cancel; on trio that is all Cancelled means."""
+        """``Task.cancelling()`` of the current asyncio task; 0 on trio, which counts none."""
         return 0
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> object:
-        """Execute ``main`` beside everything else, in a copy of the context; it must not raise.
+        """Execute ``main`` as a background task in a copy of the context; it must not raise.
 
-        What is returned is to be kept until it has ended: asyncio itself may forget it.
+        Keep the returned task until it has ended: asyncio holds only a weak reference to it.
         """
         import trio
 
@@ -134,7 +138,7 @@ class Loop:
 
 
 class AsyncioLoop(Loop):
-    """The same on asyncio, where a bare future is the cheapest promise."""
+    """A `Loop` on asyncio; its promises are bare futures, the cheapest there are."""
 
     is_asyncio = True
 
@@ -181,10 +185,7 @@ class AsyncioLoop(Loop):
 
 
 def current_loop() -> Loop:
-    """The loop that is running in this thread.
-
-    Raises RuntimeError where none is.
-    """
+    """The loop that is running in this thread. Raises RuntimeError where none is."""
     try:
         on_asyncio = asyncio.current_task() is not None
     except RuntimeError:

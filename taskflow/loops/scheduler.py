@@ -1,4 +1,4 @@
-"""How many task bodies execute at the same time, and where ``def`` bodies do."""
+"""`Scheduler`: the event loop, clock, slots and worker threads that one runtime's bodies share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ("Scheduler", "Slots")
 
 
 class Scheduler:
-    """What the bodies of one runtime share: its event loop, clock, slots, worker threads."""
+    """The resources that the bodies of one runtime share."""
 
     def __init__(self, loop: Loop, max_concurrency: int, clock: Clock | None = None) -> None:
         self.loop = loop
         self.clock = clock or Clock()
         self.alarms = Alarms(self.clock, loop)  # for deadlines
         self.timers = Alarms(Ticker(self.clock), loop)  # for durations, whatever the clock shows
-        self.is_draining = False  # no call starts any more
-        self.width = max_concurrency
+        self.is_draining = False  # no call may start any more
+        self.width = max_concurrency  # how many bodies may execute at the same time
         self.slots = Slots(max_concurrency, loop)
         self.stepped: Stepped = stepped  # executes bodies that are coroutines
         self.threads = WorkerThreads(loop)
@@ -33,7 +33,7 @@ class Scheduler:
 
 
 class Slots:
-    """A number of slots that are handed on in the order in which they were asked for."""
+    """A counting semaphore whose slots are granted in the order of the requests."""
 
     __slots__ = ("_free", "_loop", "_waiting")
 
@@ -43,7 +43,7 @@ class Slots:
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
 
     def try_take(self) -> bool:
-        """Take a slot if one is free now, and then nobody waits for it."""
+        """Take a slot if one is free now, in which case no task waits for one."""
         if self._free > 0:
             self._free -= 1
             return True
@@ -65,7 +65,7 @@ class Slots:
             raise
 
     def give_back(self) -> None:
-        """Hand a slot to the next one who waits."""
+        """Return a slot, which passes to the first waiting task."""
         while self._waiting:
             waiter, _ = self._waiting.popitem(last=False)
             if not waiter.promise.done():

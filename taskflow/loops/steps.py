@@ -1,4 +1,4 @@
-"""How a body executes: in the task of whoever awaits it, step by step, in a context of its own."""
+"""Execution of a coroutine body: in its caller's task, step by step, in a context of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Stepped(Protocol):
-    """What executes the coroutine of a body; what it returns is awaited for the result."""
+    """A function that executes a body's coroutine: awaiting what it returns gives the result."""
 
     def __call__(self, body: Coroutine[Any, Any, T], context: Context, /) -> Awaitable[T]: ...
 
@@ -32,7 +32,7 @@ def stepped(body: Coroutine[Any, Any, T], context: Context, /) -> Generator[Any,
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         except BaseException:
-            sent = None  # an error that was thrown in: its traceback holds this frame
+            sent = None  # break the cycle: the traceback of an error thrown in holds this frame
             raise
         try:
             sent = yield awaited

@@ -1,7 +1,7 @@
-"""Where ``def`` bodies execute: daemon threads, and worker processes.
+"""Execution of ``def`` bodies: in daemon threads, and in worker processes.
 
-Threads are our own because a body that has timed out must not keep the process alive, and those of
-anyio would. Worker processes are anyio's.
+The threads are not anyio's, because a body that has timed out must not keep the process alive, and
+anyio's threads would. Worker processes are anyio's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ("WorkerThreads", "call_in_process")
 
 
 class WorkerThreads:
-    """Daemon threads that execute one function at a time; idle ones are used again."""
+    """Daemon threads that execute one function at a time; idle threads are reused."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -39,10 +39,10 @@ class WorkerThreads:
         timeout: float | None,
         when_cancelled: Callable[[], None],
     ) -> Any:
-        """What ``fn`` returns or raises, called in ``context`` in a worker thread.
+        """Call ``fn`` in ``context`` in a worker thread, and return or raise its outcome.
 
-        A cancellation is told by ``when_cancelled`` and waits for the thread. After ``timeout``
-        seconds the thread is abandoned, and TimeoutError raised by anyio.
+        A cancelled caller calls ``when_cancelled`` and waits for the thread to end. After
+        ``timeout`` seconds the thread is abandoned, and TimedOut raised.
         """
         ended = Latch()
         outcome: list[Any] = []
@@ -75,17 +75,17 @@ class WorkerThreads:
         try:
             raise value
         finally:
-            # The traceback would hold this frame, and this frame the exception.
+            # Break the cycle: the traceback holds this frame, and this frame the exception.
             del value
             outcome.clear()
 
     def abandon(self) -> None:
-        """Wait for no thread any more: everything that waits for one was cancelled before."""
+        """Stop waiting for threads; all their callers have been cancelled before."""
         for ended in self._waited_for:
             ended.set_result()
 
     def close(self) -> None:
-        """End the idle threads; those that still work end after it."""
+        """End the idle threads; the others end when their function returns."""
         self._closed = True
         for queue in self._idle:
             queue.put(None)
@@ -108,7 +108,7 @@ class WorkerThreads:
         work: Callable[[], None],
         ended: Latch,
     ) -> None:
-        from anyio import from_thread  # it takes a fifth of importing taskflow, and few need it
+        from anyio import from_thread  # not above: it is a fifth of the time to import taskflow
 
         work()
 
@@ -122,20 +122,20 @@ class WorkerThreads:
         try:
             from_thread.run_sync(tell, token=self._loop.token)
         except (anyio.RunFinishedError, RuntimeError):
-            # Abandoned, and the loop has ended meanwhile.
+            # The thread was abandoned, and the loop has ended meanwhile.
             queue.put(None)
 
 
 class TimedOut(Exception):
-    """An attempt reached its limit; whoever set the limit turns this into a TaskTimeout."""
+    """Raised when an attempt reaches its limit; the attempt turns it into a TaskTimeout."""
 
 
 async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
-    """What ``fn(found, *args)`` returns in a worker process, where ``found`` is found by name.
+    """Call ``fn(found, *args)`` in a worker process; ``found`` is looked up there by name.
 
-    A cancelled call kills its process.
+    Returns its result. A cancelled call kills its process.
     """
-    import anyio.to_process  # subprocess and pickle: a tenth of the time to import taskflow
+    import anyio.to_process  # not above: a tenth of the time to import taskflow
 
     work = functools.partial(_find_and_call, fn, module, qualname)
     limiter = anyio.CapacityLimiter(1)  # the caller has waited for a free one already
@@ -144,7 +144,7 @@ async def call_in_process(fn: Callable[..., Any], module: str, qualname: str, *a
 
 
 def _find_and_call(fn: Callable[..., Any], module: str, qualname: str, *args: Any) -> Any:
-    # Ctrl-C reaches every process of a terminal; what becomes of this one is its parent's business.
+    # Ctrl-C reaches every process of a terminal; this one is ended by its parent alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):

@@ -1,0 +1,16 @@
+"""The recorded form of everything: values, exceptions and pauses as bytes, calls as ids.
+
+In reading order:
+
+    json            JSON text: the one module that uses `msgspec.json`
+    differences     whether two values are the same, and where they differ
+    plain           values that JSON carries without an annotation
+    codec           `Codec`: values of one annotation to bytes and back, or a clear error
+    failures        exceptions to bytes and back, and the mark that ties one to its call
+    pauses          the recorded form of a paused run
+    identity        arguments, keys and ids: what makes two calls the same call
+    digests         a compact set of digests
+
+Only this wing decides what is recorded for a value, and only `identity` decides what a task id is.
+It may import `loops` and the top-level modules.
+"""

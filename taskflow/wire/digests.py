@@ -1,4 +1,4 @@
-"""`Digests`: very many digests in little memory, so that a run may make a million calls."""
+"""`Digests`: a set of digests that takes little memory, so that a run may make a million calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Digests:
     def __init__(self) -> None:
         self._buckets = [bytearray() for _ in range(64)]
         self._mask = 63
-        self._divided = 0  # so many of the first buckets have a second half beyond the mask
+        self._divided = 0  # the number of leading buckets with a second half beyond the mask
         self._count = 0
 
     def __len__(self) -> int:
@@ -35,12 +35,12 @@ class Digests:
             place = hash(digest) & (2 * self._mask + 1)
         bucket = self._buckets[place]
         found = bucket.find(digest)
-        while found % DIGEST_SIZE and found > 0:  # the end of one and the beginning of the next
+        while found % DIGEST_SIZE and found > 0:  # a match across two neighbouring digests
             found = bucket.find(digest, found + 1)
         return found >= 0
 
     def update(self, digests: Iterable[bytes]) -> None:
-        """Add ``digests``, none of which is there yet."""
+        """Add ``digests``, none of which may be in the set."""
         for digest in digests:
             place = hash(digest) & self._mask
             if place < self._divided:
@@ -51,7 +51,7 @@ class Digests:
                 self._divide()
 
     def _divide(self) -> None:
-        """Give the next bucket a second half, which takes what belongs there."""
+        """Split the next bucket: its second half takes the digests whose next bit is set."""
         bit = self._mask + 1
         halves = bytearray(), bytearray()
         bucket = self._buckets[self._divided]

@@ -1,4 +1,4 @@
-"""Exceptions to bytes and back: a failure that is history must be met again as it was.
+"""Exceptions to bytes and back: a rerun raises the failure that the first run raised.
 
 An exception is recorded as its class, arguments, message and those attributes that JSON carries,
 and rebuilt without running its ``__init__``, which would garble messages or fail. Only classes that
@@ -16,25 +16,30 @@ from typing import Any
 from msgspec import Struct, structs
 
 from taskflow.errors import TaskFailed
-from taskflow.wire.codec import decode_plain, difference, encode_plain, is_plain
+from taskflow.wire.differences import difference
+from taskflow.wire.json import decode_plain, encode_plain
+from taskflow.wire.plain import is_plain
 
 __all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "record")
 
 MARK = "__taskflow_mark__"
-MESSAGE_LIMIT = 10_000  # characters; what a rerun rebuilds has the same text cut at the same place
-GROUPS_LIMIT = 50  # groups in groups: deeper ones are told by their message alone
-REPEATS_LIMIT = 10_000  # members of groups that are met again: a few can be told for ever
+MESSAGE_LIMIT = 10_000  # characters; a rebuilt message is compared up to the same length
+GROUPS_LIMIT = 50  # levels of groups in groups: of deeper ones only the message is recorded
+# Members of groups that occur again, in all: groups that share members, level by level, would
+# otherwise be written 2**levels times.
+REPEATS_LIMIT = 10_000
 
 
 class Mark(Struct, frozen=True):
-    """Says which recorded call an exception object is the failure of."""
+    """The recorded call whose failure an exception object is.
 
-    run: (
-        int  # `Run.serial`; ids alone, so that an exception can be pickled, and keeps nothing alive
-    )
+    It holds ids only, so that the exception can be pickled and keeps no run alive.
+    """
+
+    run: int  # `Run.serial`
     task_id: str
-    ended_by: tuple[str, ...]  # the recorded failures that ended that call in their turn
-    given_up: bool  # its own retry policy, or one below, gave up on it
+    ended_by: tuple[str, ...]  # the recorded failures that ended that call
+    given_up: bool  # whether its retry policy, or that of a call below it, has given up
 
 
 class Failure(Struct, omit_defaults=True):
@@ -42,10 +47,8 @@ class Failure(Struct, omit_defaults=True):
 
     type: str  # "module:qualname"
     message: str
-    args: list[Any] | None = None  # None: not carried by JSON
-    literal: str | None = (
-        None  # the arguments as a Python literal; None: the message stands for them
-    )
+    args: list[Any] | None = None  # None: JSON does not carry them
+    literal: str | None = None  # `args` as a Python literal, where JSON does not carry them
     attributes: dict[str, Any] = {}
     members: list[Failure] | None = None  # of an exception group
     ended_by: list[str] = []
@@ -53,7 +56,7 @@ class Failure(Struct, omit_defaults=True):
 
     @staticmethod
     def parse(payload: bytes) -> Failure:
-        """The failure of its JSON. Raises ValueError where it is none."""
+        """The failure that `encode` wrote. Raises ValueError for other JSON."""
         try:
             fields = decode_plain(payload)
             if not isinstance(fields, dict):
@@ -78,7 +81,7 @@ class Failure(Struct, omit_defaults=True):
 def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool = False) -> Failure:
     """The recorded form of ``error``; ``ended_by`` names the recorded failures that caused it.
 
-    Whatever code of the user's does while it is asked: a failure must not be lost over that.
+    It never raises: a failure must not be lost because its user-defined methods fail.
     """
     failure = _recorded(error, 0, _Groups())
     failure.ended_by = list(ended_by)
@@ -87,14 +90,14 @@ def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool 
 
 
 class _Groups:
-    """The groups that one failure consists of."""
+    """The exception groups met so far in one failure."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()
         self._repeats = 0
 
-    def may_tell(self, group: BaseExceptionGroup[BaseException], depth: int) -> bool:
-        """Whether the members of a group that deep may be told, maybe again."""
+    def may_enter(self, group: BaseExceptionGroup[BaseException], depth: int) -> bool:
+        """Whether the members of a group at ``depth`` are recorded."""
         if id(group) in self._known:
             self._repeats += len(group.exceptions)
         self._known.add(id(group))
@@ -102,7 +105,7 @@ class _Groups:
 
 
 def _recorded(error: BaseException, depth: int, groups: _Groups) -> Failure:
-    """The same for a member of groups in groups."""
+    """The recorded form of ``error``, a member of ``depth`` groups in groups."""
     failure = Failure(type=_type_name(type(error)), message=_message(error)[:MESSAGE_LIMIT])
     try:
         failure.attributes = {
@@ -116,17 +119,17 @@ def _recorded(error: BaseException, depth: int, groups: _Groups) -> Failure:
                 failure.args = args
             else:
                 failure.literal = _literal(args)
-        elif groups.may_tell(error, depth):
+        elif groups.may_enter(error, depth):
             failure.message = _printable(error.message)[:MESSAGE_LIMIT]
             failure.members = [_recorded(each, depth + 1, groups) for each in error.exceptions]
-    except Exception:  # the class and the message have to do
+    except Exception:  # of user code: the class and the message are enough
         failure.args = failure.literal = failure.members = None
         failure.attributes = {}
     return failure
 
 
 def rebuild(failure: Failure) -> Exception:
-    """The exception that a recorded failure stands for, or a TaskFailed in its place."""
+    """The exception that was recorded, or a TaskFailed where it cannot be rebuilt."""
     try:
         kind = _class_of(failure.type)
         if kind is None:
@@ -155,10 +158,10 @@ def describe(payload: bytes) -> str:
 
 
 def marks_in(error: BaseException, run: int) -> Iterator[Mark]:
-    """The recorded failures of ``run`` that ``error`` passes on.
+    """The marks of the recorded failures of ``run`` from which ``error`` results.
 
-    That is the error itself if it is one, else those in its group and its ``__cause__``; never its
-    ``__context__``, which ``raise … from`` and ``except`` have dealt with.
+    The error's own mark if it has one, else those of its group's members and its ``__cause__``;
+    never those of its ``__context__``, which an ``except`` block has handled.
     """
     pending, seen = [error], set()
     while pending:
@@ -177,29 +180,29 @@ def marks_in(error: BaseException, run: int) -> Iterator[Mark]:
 
 
 def mark_of(error: BaseException) -> Mark | None:
-    """The mark that the failure of a recorded call carries."""
+    """The mark on ``error``; ``None`` where it is no recorded call's failure."""
     return getattr(error, "__dict__", {}).get(MARK)
 
 
 def drop_mark(error: BaseException) -> None:
-    """The error leaves its run."""
+    """Take the mark off an error that leaves its run."""
     getattr(error, "__dict__", {}).pop(MARK, None)
 
 
 def set_mark(error: BaseException, mark: Mark) -> None:
-    """Say on ``error`` which recorded call it is the failure of."""
+    """Mark ``error`` as the failure of a recorded call."""
     error.__dict__[MARK] = mark
 
 
 def set_origin(error: BaseException, original: BaseException) -> None:
-    """Say on a rebuilt error what has led to the one that was raised."""
+    """Give a rebuilt error the traceback, cause and context of the one that was raised."""
     for name in ("__traceback__", "__cause__", "__context__", "__suppress_context__"):
         # Not setattr: classes of users may be frozen.
         BaseException.__setattr__(error, name, getattr(original, name))
 
 
 def extend_mark(error: BaseException, task_ids: list[str]) -> None:
-    """Say on a marked error which other recorded failures come with it."""
+    """Add other recorded failures to those that ended a marked error's call."""
     mark = mark_of(error)
     if mark is not None:
         others = [each for each in task_ids if each not in (mark.task_id, *mark.ended_by)]
@@ -235,7 +238,7 @@ def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
 
 
 def _members(kind: type[BaseException]) -> set[str]:
-    """Attributes that live outside ``__dict__``: in slots, and in C (``name`` of ImportError)."""
+    """Attributes stored outside ``__dict__``: in slots, or in C (``name`` of ImportError)."""
     return {
         name
         for base in kind.__mro__
@@ -249,12 +252,12 @@ def _literal(args: list[Any]) -> str | None:
     try:
         literal = repr(args)
         return literal if difference(args, ast.literal_eval(literal)) is None else None
-    except Exception:  # no literal, or a __repr__ of the user's
+    except Exception:  # no literal, or a failing __repr__ of user code
         return None
 
 
 def _arguments(error: BaseException) -> tuple[Any, ...]:
-    """The arguments that make it again: OSError keeps a file's name out of its ``args``."""
+    """The arguments that rebuild the error: OSError keeps a file's name out of its ``args``."""
     if isinstance(type(error).__reduce__, MethodDescriptorType):
         given = error.__reduce__()[1]
         if isinstance(given, tuple):
@@ -274,7 +277,7 @@ def _class_of(name: str) -> type[BaseException] | None:
 
 
 def _local_class(module_name: str, qualname: str) -> type[BaseException] | None:
-    """A class that lives in a function: the youngest one alive of that name."""
+    """A class defined in a function: the newest live one of that name."""
     pending: list[type[BaseException]] = [Exception]
     seen: set[type] = set()
     found = None

@@ -1,32 +1,23 @@
-"""Who is who: only this module decides what a task id is.
+"""Ids: only this module decides what a task id is.
 
 A task id is ``name:`` and the hex of a 128-bit BLAKE2b digest over the parent's digest, the task's
-name and version, the arguments as canonical JSON (or the task's key), and the occurrence. None of
-the parts can hold a line break, so a line break parts them.
+name and version, the arguments as canonical JSON (or the task's key), and the occurrence. A line
+break, which none of the parts can contain, separates them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Set
-from datetime import datetime, time, timedelta
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from msgspec import UNSET, Raw, Struct
-
 from taskflow.errors import SerializationError
-from taskflow.wire.codec import (
-    NESTING_LIMIT,
-    canonical_json,
-    decode_plain,
-    difference,
-    encode_plain,
-    fields_of,
-)
+from taskflow.wire.differences import SCALARS
+from taskflow.wire.json import canonical_json, encode_plain
+from taskflow.wire.plain import check_exact, exact_json
 
 __all__ = (
     "MAX_ID_BYTES",
@@ -49,13 +40,12 @@ __all__ = (
 
 MAX_ID_BYTES: Final = 512
 
-# Types whose JSON alone tells which they are.
+# Types that can be told from their JSON.
 JSON_TYPES: Final = frozenset({type(None), bool, int, float, str, list, dict})
-SCALARS: Final = frozenset({type(None), bool, int, str})
 
 
 def check_id(value: object, what: str) -> str:
-    """``value`` if it can name a thread or run; ``what`` says which.
+    """``value`` if it can name a thread or run, which errors call ``what``.
 
     Raises TypeError or ValueError otherwise.
     """
@@ -69,7 +59,7 @@ def check_id(value: object, what: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can encode it: lone surrogates are no text."""
+    """Whether UTF-8 can encode it, as it cannot encode lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -78,7 +68,10 @@ def is_text(value: str) -> bool:
 
 
 def key_json(key: object, what: str) -> bytes:
-    """JSON of what a key function gave; ``what`` says which. Raises TypeError or ValueError."""
+    """The JSON of a key function's result, which errors call ``what``.
+
+    Raises TypeError or ValueError where it is no text.
+    """
     if not isinstance(key, str):
         raise TypeError(f"{what} must be text, got {key!r}")
     if not is_text(key):
@@ -88,7 +81,7 @@ def key_json(key: object, what: str) -> bytes:
 
 
 def check_text(value: object, what: str) -> str:
-    """``value`` if it can be looked for among ids of any kind; ``what`` says which it is.
+    """``value`` if it is text that may be compared with ids; errors call it ``what``.
 
     Raises TypeError or ValueError otherwise.
     """
@@ -101,32 +94,32 @@ def check_text(value: object, what: str) -> str:
 
 
 def run_digest(run_id: str) -> bytes:
-    """What stands for the parent in the ids of a run's direct calls: 16 bytes."""
+    """The parent's digest in the ids of a run's direct calls: 16 bytes."""
     return blake2b(run_id.encode(), digest_size=16, person=b"run").digest()
 
 
 def name_part(name: str, version: str) -> bytes:
-    """A task's share of its calls' digests; its line break ends it."""
+    """The name and version in the digests of a task's calls, with the line break after them."""
     return canonical_json([name, version]) + b"\n"
 
 
 def idempotency_key(thread_id: str, call_id: str) -> str:
-    """32 hex digits that stand for one call on one thread, whoever executes it and how often."""
+    """32 hex digits for one call on one thread: the same in every attempt, rerun and process."""
     return hashlib.blake2b(f"{thread_id}\0{call_id}".encode(), digest_size=16).hexdigest()
 
 
 def signal_id(name: str, given: str) -> str:
-    """The id of a signal's row on its thread, from the id that its sender gave it."""
+    """The id of a signal's row on its thread, made from the sender's id for the signal."""
     return f"{name}:{blake2b(given.encode(), digest_size=16, person=b'signal').hexdigest()}"
 
 
 def fingerprint(part: bytes, arguments: bytes) -> str:
-    """What two runs have in common that are the same workflow with the same input."""
+    """The digest of a workflow and its input: equal for runs of equal calls."""
     return blake2b(part + arguments, digest_size=16, person=b"input").hexdigest()
 
 
 def where_of(fn: Callable[..., Any]) -> str:
-    """``module.qualname`` of a function, a method, a partial's function or a callable object."""
+    """``module.qualname`` of a function, method or callable object, or of a partial's function."""
     while (inner := getattr(fn, "func", None)) is not None:
         fn = inner
     named = fn if hasattr(fn, "__qualname__") else type(fn)
@@ -134,7 +127,7 @@ def where_of(fn: Callable[..., Any]) -> str:
 
 
 class Binder:
-    """Binds what a caller passed to the names of a function's parameters."""
+    """Binds a caller's arguments to the names of a function's parameters."""
 
     def __init__(self, fn: Callable[..., Any], name: str) -> None:
         self.name = name
@@ -156,7 +149,7 @@ class Binder:
         self.variadic = frozenset(
             each.name for each in parameters if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         )
-        # So many positional arguments, and nothing else, need no closer look.
+        # The numbers of positional arguments that fit by themselves, without a signature.bind().
         needed = sum(name in required for name in self._positional)
         first = self._positional[:needed]
         simple = required == set(first)
@@ -188,7 +181,7 @@ class Binder:
 def canonical_arguments(
     arguments: dict[str, Any], name: str, variadic: frozenset[str] = frozenset()
 ) -> tuple[bytes, bytes]:
-    """Arguments as canonical JSON with sorted keys, and the types that JSON does not tell.
+    """Arguments as canonical JSON with sorted keys, and the types that JSON does not show.
 
     ``variadic`` names the parameters (``*args``, ``**kwargs``) that hold several arguments.
 
@@ -201,18 +194,18 @@ def canonical_arguments(
             continue
         try:
             check_exact(value)
-        except Exception as error:  # also of code of the user's
+        except Exception as error:  # of user code too
             raise _unfit(name, parameter, value, error) from error
         if kind not in JSON_TYPES:
             types = {} if types is None else types
             types[parameter] = kind.__qualname__
-        if parameter in variadic and (told := _types_of_members(value)):
+        if parameter in variadic and (of_members := _types_of_members(value)):
             types = {} if types is None else types
-            types[parameter] = told
+            types[parameter] = of_members
     try:
         payload = canonical_json(arguments)
         return payload, b"" if types is None else canonical_json(types)
-    except Exception as error:  # also of code of the user's
+    except Exception as error:  # of user code too
         for parameter, value in arguments.items():
             try:
                 canonical_json(value)
@@ -222,7 +215,7 @@ def canonical_arguments(
 
 
 def are_immutable(arguments: Iterable[object]) -> bool:
-    """Whether no body could change any of them."""
+    """Whether a body can change none of the arguments."""
     return SCALARS.issuperset(map(type, arguments))
 
 
@@ -233,84 +226,6 @@ def _types_of_members(several: Any) -> dict[str, str]:
         for place, member in members
         if type(member) not in JSON_TYPES
     }
-
-
-def check_exact(value: Any, depth: int = 1) -> None:
-    """Raise ValueError for what msgspec would change silently, or not read back everywhere.
-
-    NaN, keys that are not text, times that text does not tell apart, fields that are left out, and
-    too deep nesting.
-    """
-    kind = type(value)
-    if kind in SCALARS:
-        return
-    if depth >= NESTING_LIMIT:  # arguments are members of an object themselves
-        raise ValueError(f"it holds itself, or is nested more than {NESTING_LIMIT} levels deep")
-    if kind is float:
-        if not math.isfinite(value):
-            raise ValueError(f"JSON has no {value}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"the key {key!r} is not text")
-            if type(item) not in SCALARS:
-                check_exact(item, depth + 1)
-    elif isinstance(value, Set):
-        for member in value:
-            if isinstance(member, Set):
-                raise ValueError("a set of sets has no order to write it in")
-            check_exact(member, depth + 1)
-    elif names := fields_of(value):
-        if hasattr(kind, "__attrs_attrs__"):
-            _check_private(value)
-        for name in names:
-            member = getattr(value, name, None)
-            if member is UNSET and _omits_defaults(kind):
-                raise ValueError(f"JSON does not tell whether {name} is unset or its default")
-            check_exact(member, depth + 1)
-    elif isinstance(value, list | tuple):
-        for member in value:
-            if type(member) not in SCALARS:
-                check_exact(member, depth + 1)
-    elif isinstance(value, datetime | time):
-        _check_time(value)
-    elif kind is Raw:
-        raise ValueError("it is JSON already, which nobody has checked")
-
-
-def exact_json(value: Any, what: str) -> bytes:
-    """JSON of a value that has no annotation; ``what`` says which.
-
-    Raises SerializationError where JSON cannot carry it, or not every Python would read it back.
-    """
-    try:
-        check_exact(value)
-        payload = encode_plain(value)
-        decode_plain(payload)
-    except Exception as error:  # also of code of the user's
-        raise SerializationError(f"{what} cannot be written as JSON: {error}") from error
-    return payload
-
-
-def _check_time(value: datetime | time) -> None:
-    offset = value.utcoffset()
-    if offset is None:
-        if value.fold:
-            raise ValueError("JSON has no fold: give it a time zone")
-    elif offset % timedelta(minutes=1):
-        raise ValueError(f"JSON has no time zone of {offset}, only of whole minutes")
-
-
-def _check_private(value: Any) -> None:
-    """Raise ValueError for a private attribute of attrs that is not as it would be made."""
-    for attribute in type(value).__attrs_attrs__:
-        name = attribute.name
-        if name.startswith("_") and difference(getattr(value, name, None), attribute.default):
-            raise ValueError(f"the attribute {name} is private, and JSON would leave it out")
-
-
-def _omits_defaults(kind: type) -> bool:
-    return issubclass(kind, Struct) and kind.__struct_config__.omit_defaults
 
 
 def _unfit(name: str, parameter: str, value: object, error: BaseException) -> SerializationError:

@@ -147,7 +147,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
     ("words", "told"),
     [
         (("fork", "a"), "--to"),
-        (("fork", "a", "--to", "a"), "there is a thread 'a' already"),
+        (("fork", "a", "--to", "a"), "thread 'a' exists already"),
         (("fork", "a", "--to", ""), "not empty"),
         (("fork", "x", "--to", "b"), "no run"),
         (("fork", "a", "--to", "b", "--run-id", "x"), "no run 'x'"),
