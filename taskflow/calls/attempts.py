@@ -20,7 +20,7 @@ from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs.contests import Stake
 from taskflow.runs.run import FRAME, REMOTE, Frame, current
-from taskflow.stores.rows import RESULT
+from taskflow.stores.kinds import RESULT
 from taskflow.wire import failures
 
 __all__ = ("Attempted", "Outcome", "attempt_all")

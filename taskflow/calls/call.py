@@ -24,7 +24,8 @@ from taskflow.loops.loop import outside
 from taskflow.loops.promises import Promise
 from taskflow.runs.contests import Stake, is_lost
 from taskflow.runs.run import FEW_CALLS, FRAME, Frame, Repeat, Tally
-from taskflow.stores.rows import ERROR, RESULT, CacheEntry, Recorded
+from taskflow.stores.kinds import ERROR, RESULT
+from taskflow.stores.rows import CacheEntry, Recorded
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, decode_plain, encode_plain
 from taskflow.wire.digests import DIGEST_SIZE

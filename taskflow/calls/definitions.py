@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from taskflow.errors import SerializationError
 from taskflow.retry import RetryPolicy
 from taskflow.runs.cache import CachePolicy
-from taskflow.stores.rows import Durability
+from taskflow.stores.batches import Durability
 from taskflow.wire.codec import Codec
 from taskflow.wire.identity import Binder, check_id, is_text, name_part, where_of
 

@@ -9,7 +9,8 @@ from taskflow.calls.call import Call, RecordedCall, identify
 from taskflow.calls.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.runs.run import FRAME, Frame
-from taskflow.stores.rows import EMIT, Recorded
+from taskflow.stores.kinds import EMIT
+from taskflow.stores.rows import Recorded
 from taskflow.wire.codec import canonical_json, encode_plain
 from taskflow.wire.identity import exact_json
 

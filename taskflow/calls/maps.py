@@ -13,7 +13,7 @@ from taskflow.calls.definitions import Definition
 from taskflow.loops.cancellation import Group
 from taskflow.loops.promises import Latch
 from taskflow.runs.run import Frame
-from taskflow.stores.rows import RESULT
+from taskflow.stores.kinds import RESULT
 from taskflow.wire import failures
 
 __all__ = ("MapCall",)

@@ -23,7 +23,8 @@ from taskflow.loops.cancellation import Cancellable, Group
 from taskflow.loops.promises import Latch
 from taskflow.runs.contests import Contest, Stake
 from taskflow.runs.run import FRAME, Frame, again
-from taskflow.stores.rows import RESULT, Recorded
+from taskflow.stores.kinds import RESULT
+from taskflow.stores.rows import Recorded
 
 __all__ = ("AsCompleted", "as_completed", "race")
 

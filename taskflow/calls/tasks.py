@@ -25,7 +25,7 @@ from taskflow.errors import NotInRun
 from taskflow.retry import RetryPolicy, seconds
 from taskflow.runs.cache import CachePolicy
 from taskflow.runs.run import FRAME
-from taskflow.stores.rows import Durability
+from taskflow.stores.batches import Durability
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -19,7 +19,7 @@ from taskflow.cli.stop import Stop
 from taskflow.errors import RunPaused, RunUnfinished, StoreError
 from taskflow.records import Progress, RunRecord, RunStatus, Wait
 from taskflow.runtime import Runtime
-from taskflow.stores.rows import Batch, Claimed, Committed
+from taskflow.stores.batches import Batch, Claimed, Committed
 from taskflow.stores.sqlite import SQLiteStore
 from taskflow.wire.codec import decode_waits
 

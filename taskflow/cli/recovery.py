@@ -20,7 +20,7 @@ from taskflow.cli.stop import Stop
 from taskflow.errors import StoreError
 from taskflow.records import Progress, RunStatus
 from taskflow.runtime import Runtime
-from taskflow.stores.rows import Batch, Claimed, Committed, Finish
+from taskflow.stores.batches import Batch, Claimed, Committed, Finish
 from taskflow.wire import failures
 
 __all__ = ("Order", "recover_runs")

@@ -14,7 +14,8 @@ from msgspec import Struct
 from taskflow.loops.promises import Latch
 from taskflow.retry import seconds
 from taskflow.stores.base import Store
-from taskflow.stores.rows import CacheEntry, details_checksum, fits
+from taskflow.stores.checksums import details_checksum, fits
+from taskflow.stores.rows import CacheEntry
 
 __all__ = ("Cache", "CachePolicy")
 

@@ -29,7 +29,8 @@ from taskflow.events import (
 from taskflow.loops.clocks import Clock
 from taskflow.loops.promises import Promise, keep, new_promise
 from taskflow.records import Wait
-from taskflow.stores.rows import EMIT, ERROR, RESULT, Checkpoint, Recorded, RunKey, RunRow
+from taskflow.stores.kinds import EMIT, ERROR, RESULT
+from taskflow.stores.rows import Checkpoint, Recorded, RunKey, RunRow
 from taskflow.wire import failures
 from taskflow.wire.codec import decode_plain, encode_plain
 

@@ -19,18 +19,8 @@ from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import RunStatus
 from taskflow.runs.feeds import Feeds
 from taskflow.stores.base import Store
-from taskflow.stores.rows import (
-    Batch,
-    CacheEntry,
-    Checkpoint,
-    Claim,
-    Claimed,
-    Finish,
-    RunKey,
-    Sent,
-    Signal,
-    Unrecord,
-)
+from taskflow.stores.batches import Batch, Claim, Claimed, Finish, Sent, Signal, Unrecord
+from taskflow.stores.rows import CacheEntry, Checkpoint, RunKey
 
 __all__ = ("Journal",)
 
@@ -173,7 +163,7 @@ class Journal:
     def claim(self, claim: Claim) -> tuple[Latch, list[Claimed]]:
         """Have a run begun or continued: the latch is kept when the list holds what came of it.
 
-        It is broken with what `taskflow.stores.base.decide` raises, or StoreError.
+        It is broken with what `taskflow.stores.claims.decide` raises, or StoreError.
         """
         latch = Latch()
         answer: list[Claimed] = []

@@ -38,25 +38,17 @@ from taskflow.runs.contests import Stake
 from taskflow.runs.feeds import Feed, Feeds
 from taskflow.runs.inbox import Inbox, Receiver, SignalTypes
 from taskflow.runs.journal import Journal
-from taskflow.stores.base import BLOCK_RUN_ID, Store, wait_id
-from taskflow.stores.rows import (
+from taskflow.stores.base import BLOCK_RUN_ID, Store
+from taskflow.stores.batches import Claimed, Durability, Sent, Signal
+from taskflow.stores.checksums import (
     COVERED,
-    EMIT,
-    ERROR,
-    WAIT,
-    CacheEntry,
-    Checkpoint,
-    Claimed,
-    Durability,
-    Recorded,
-    Sent,
-    Signal,
-    SignalRow,
     checkpoint_checksum,
     covered_signal,
     details_checksum,
     run_checksum,
 )
+from taskflow.stores.kinds import EMIT, ERROR, WAIT, wait_id
+from taskflow.stores.rows import CacheEntry, Checkpoint, Recorded, SignalRow
 from taskflow.wire.codec import decode_attempts, decode_waits
 from taskflow.wire.digests import Digests
 from taskflow.wire.identity import idempotency_key, run_digest

@@ -32,7 +32,8 @@ from taskflow.runs.contests import Stake
 from taskflow.runs.feeds import Feed, Feeds
 from taskflow.runs.journal import Journal
 from taskflow.runs.run import FRAME, Frame, Run, again
-from taskflow.stores.rows import Claim, Claimed, Finish, RunRow, Sent, Signal
+from taskflow.stores.batches import Claim, Claimed, Finish, Sent, Signal
+from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
 from taskflow.wire.codec import decode_waits, encode_pause
 

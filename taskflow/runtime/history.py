@@ -27,19 +27,10 @@ from taskflow.errors import (
 )
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import (
-    EMIT,
-    OUTCOMES,
-    SIGNAL,
-    WAIT,
-    Checkpoint,
-    CheckpointRow,
-    Prune,
-    RunRow,
-    checkpoint_checksum,
-    details_checksum,
-    run_checksum,
-)
+from taskflow.stores.checksums import checkpoint_checksum, details_checksum, run_checksum
+from taskflow.stores.kinds import EMIT, OUTCOMES, SIGNAL, WAIT
+from taskflow.stores.pruning import Prune
+from taskflow.stores.rows import Checkpoint, CheckpointRow, RunRow
 from taskflow.wire.codec import Codec, encode_plain, is_plain
 from taskflow.wire.identity import check_exact, check_id
 

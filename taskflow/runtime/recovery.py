@@ -16,7 +16,8 @@ from taskflow.records import RunStatus
 from taskflow.runs.run import logger
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.services import Service
-from taskflow.stores.rows import Claim, RunRow
+from taskflow.stores.batches import Claim
+from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
 
 __all__ = ("Watch", "claim_of")

@@ -42,17 +42,11 @@ from taskflow.runtime.executions import Execution, RunHandle
 from taskflow.runtime.recovery import Watch, claim_of
 from taskflow.runtime.services import Service, Settings
 from taskflow.runtime.subscriptions import Stream, Subscription
-from taskflow.stores.base import BLOCK_RUN_ID, Store, decide
-from taskflow.stores.rows import (
-    OUTCOMES,
-    RESULT,
-    CheckpointRow,
-    Claim,
-    Durability,
-    Finish,
-    RunRow,
-    Signal,
-)
+from taskflow.stores.base import BLOCK_RUN_ID, Store
+from taskflow.stores.batches import Claim, Durability, Finish, Signal
+from taskflow.stores.claims import decide
+from taskflow.stores.kinds import OUTCOMES, RESULT
+from taskflow.stores.rows import CheckpointRow, RunRow
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, decode_plain, decode_waits
 from taskflow.wire.identity import check_id, check_text, exact_json, signal_id

@@ -43,7 +43,7 @@ from taskflow.runs.journal import Journal
 from taskflow.runs.run import FRAME, Run, logger
 from taskflow.runtime.executions import Execution
 from taskflow.stores.base import Store
-from taskflow.stores.rows import Claimed, Durability, Finish, Sent, Signal
+from taskflow.stores.batches import Claimed, Durability, Finish, Sent, Signal
 from taskflow.wire.codec import decode_waits
 
 __all__ = ("Service", "Settings")

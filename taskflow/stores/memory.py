@@ -14,44 +14,24 @@ from msgspec import structs
 
 from taskflow.errors import RunNotFound, StoreError, TaskflowError, ThreadBusy, ThreadExists
 from taskflow.records import Pruned, RunStatus
-from taskflow.stores.base import (
-    Snapshot,
-    cancelled,
-    checksum_on,
-    continued,
-    decide,
-    forked,
-    prunable,
-    reopened,
-    signal_row,
-    wait_id,
-)
+from taskflow.stores.base import Snapshot
+from taskflow.stores.batches import Batch, Claim, Claimed, Committed, Finish, Sent, Signal
+from taskflow.stores.checksums import COVERED, checkpoint_checksum, covered_signal, run_checksum
+from taskflow.stores.claims import decide
+from taskflow.stores.edits import checksum_on
+from taskflow.stores.kinds import OUTCOMES, RESULT, SIGNAL, WAIT, wait_id
+from taskflow.stores.pruning import Outline, Prune, prunable
 from taskflow.stores.rows import (
-    COVERED,
-    OUTCOMES,
-    RESULT,
-    SIGNAL,
-    WAIT,
-    Batch,
     CacheEntry,
     Checkpoint,
     CheckpointRow,
-    Claim,
-    Claimed,
-    Committed,
-    Finish,
-    Outline,
-    Prune,
     Recorded,
     RunKey,
     RunRow,
-    Sent,
-    Signal,
     SignalRow,
-    checkpoint_checksum,
-    covered_signal,
-    run_checksum,
 )
+from taskflow.stores.signals import signal_row
+from taskflow.stores.transitions import cancelled, continued, forked, reopened
 
 __all__ = ("MemoryStore",)
 

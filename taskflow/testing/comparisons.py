@@ -14,7 +14,8 @@ from taskflow.calls.waits import WaitCall
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import HistoryMismatch, SerializationError
 from taskflow.records import RunStatus, Wait
-from taskflow.stores.rows import ERROR, Checkpoint, RunRow
+from taskflow.stores.kinds import ERROR
+from taskflow.stores.rows import Checkpoint, RunRow
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import Difference, IgnoredCall, NewCall, RunReplay, Verdict
 from taskflow.wire import failures

@@ -23,9 +23,11 @@ from taskflow.runs.run import FRAME, Executing, Run
 from taskflow.runtime.executions import RunBody
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.services import Service, Settings
-from taskflow.stores.base import reopened
+from taskflow.stores.batches import Claimed
+from taskflow.stores.kinds import OUTCOMES
 from taskflow.stores.memory import MemoryStore
-from taskflow.stores.rows import OUTCOMES, Claimed, Recorded, RunRow
+from taskflow.stores.rows import Recorded, RunRow
+from taskflow.stores.transitions import reopened
 from taskflow.testing.comparisons import Comparison, Findings, name_of
 from taskflow.testing.histories import RecordedRun
 from taskflow.testing.verdicts import RunReplay

@@ -24,21 +24,9 @@ from typing import Any, Final
 
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import (
-    Batch,
-    CacheEntry,
-    Checkpoint,
-    Claim,
-    Claimed,
-    Committed,
-    Finish,
-    RunKey,
-    RunRow,
-    Sent,
-    Signal,
-    checkpoint_checksum,
-    run_checksum,
-)
+from taskflow.stores.batches import Batch, Claim, Claimed, Committed, Finish, Sent, Signal
+from taskflow.stores.checksums import checkpoint_checksum, run_checksum
+from taskflow.stores.rows import CacheEntry, Checkpoint, RunKey, RunRow
 
 __all__ = (
     "OTHER_INPUT",

@@ -15,7 +15,8 @@ from scripts import WORKFLOWS, Broken
 
 from taskflow import Runtime, SQLiteStore, Store
 from taskflow.errors import StoreError
-from taskflow.stores.rows import OUTCOMES, Batch, Committed
+from taskflow.stores.batches import Batch, Committed
+from taskflow.stores.kinds import OUTCOMES
 from taskflow.testing import VirtualClock, WrappedStore
 
 SETTLE = 2.0  # virtual seconds after which nothing happens any more

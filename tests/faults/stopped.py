@@ -19,7 +19,7 @@ import anyio
 
 from taskflow import Runtime, SQLiteStore, receive, task, workflow
 from taskflow.errors import LeaseLost
-from taskflow.stores.rows import Batch, Committed
+from taskflow.stores.batches import Batch, Committed
 
 settings: dict[str, Any] = {}
 

@@ -29,7 +29,7 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.stores.rows import Batch, Committed
+from taskflow.stores.batches import Batch, Committed
 from taskflow.stores.sqlite.locks import FileLock
 
 FOREVER = 20.0  # seconds: longer than anybody waits

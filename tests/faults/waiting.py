@@ -18,7 +18,7 @@ import anyio
 
 from taskflow import Runtime, SQLiteStore, receive, sleep, task, workflow
 from taskflow.records import RunStatus
-from taskflow.stores.rows import Batch, Committed
+from taskflow.stores.batches import Batch, Committed
 
 settings: dict[str, Any] = {}
 

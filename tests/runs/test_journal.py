@@ -13,7 +13,7 @@ from taskflow import MemoryStore, RunCancelled, RunUnfinished
 from taskflow.errors import LeaseLost, StoreError
 from taskflow.loops.loop import current_loop
 from taskflow.runs.journal import Journal
-from taskflow.stores.rows import Batch, Claim, Claimed, Committed
+from taskflow.stores.batches import Batch, Claim, Claimed, Committed
 from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, success
 
 pytestmark = pytest.mark.anyio

@@ -38,7 +38,8 @@ from taskflow import (
 from taskflow.errors import StoreError
 from taskflow.loops.clocks import Clock
 from taskflow.records import RunStatus
-from taskflow.stores.rows import Batch, Committed, SignalRow
+from taskflow.stores.batches import Batch, Committed
+from taskflow.stores.rows import SignalRow
 from taskflow.testing import WrappedStore
 
 pytestmark = pytest.mark.anyio

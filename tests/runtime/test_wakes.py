@@ -34,7 +34,7 @@ from taskflow import (
 from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
 from taskflow.loops.clocks import Clock
 from taskflow.records import RunStatus
-from taskflow.stores.rows import Batch, Committed
+from taskflow.stores.batches import Batch, Committed
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from taskflow import MemoryStore, SQLiteStore, Store
-from taskflow.stores.base import prunable
-from taskflow.stores.rows import Outline, Prune
+from taskflow.stores.pruning import Outline, Prune, prunable
 from taskflow.testing import FaultyStore
 from taskflow.testing.conformance import StoreConformance
 

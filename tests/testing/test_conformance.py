@@ -22,7 +22,7 @@ import pytest
 from msgspec import structs
 
 from taskflow import MemoryStore
-from taskflow.stores.rows import Batch
+from taskflow.stores.batches import Batch
 from taskflow.testing import FaultyStore, WrappedStore, every, since
 from taskflow.testing.conformance import StoreConformance
 

@@ -42,7 +42,7 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.stores.rows import Batch, Committed
+from taskflow.stores.batches import Batch, Committed
 from taskflow.testing import CrashTestFailed, WrappedStore, crash_everywhere
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:.*equal calls:RuntimeWarning")]

@@ -26,7 +26,7 @@ from taskflow import (
 )
 from taskflow.errors import LeaseLost, StoreError
 from taskflow.events import RunCompleted
-from taskflow.stores.rows import Prune
+from taskflow.stores.pruning import Prune
 from taskflow.testing import FaultyStore, VirtualClock, WrappedStore, chance, every, since
 from taskflow.testing.doubles.faulty import Asked, InjectedFault, Operation
 from taskflow.testing.rows import OWNER, begin, checkpoint, claim, recorded, release, write

@@ -15,20 +15,14 @@ from msgspec import Struct, structs
 
 from taskflow.errors import CheckpointCorrupt, RunNotFound, ThreadExists
 from taskflow.records import Pruned, RunStatus
-from taskflow.stores.base import cancelled, checksum_on, forked, prunable, wait_id
-from taskflow.stores.rows import (
-    RESULT,
-    Checkpoint,
-    CheckpointRow,
-    Outline,
-    Prune,
-    RunRow,
-    checkpoint_checksum,
-    covered_signal,
-    run_checksum,
-)
+from taskflow.stores.checksums import checkpoint_checksum, covered_signal, run_checksum
+from taskflow.stores.edits import checksum_on
+from taskflow.stores.kinds import RESULT, wait_id
+from taskflow.stores.pruning import Outline, Prune, prunable
+from taskflow.stores.rows import Checkpoint, CheckpointRow, RunRow
 from taskflow.stores.sqlite import statements as sql
 from taskflow.stores.sqlite.rows import calls_up_from, drop_call, one_run, reopen, update_run
+from taskflow.stores.transitions import cancelled, forked
 
 __all__ = (
     "Pace",

@@ -10,9 +10,10 @@ from msgspec import structs
 
 from taskflow.errors import CheckpointCorrupt, RunNotFound
 from taskflow.records import RunStatus
-from taskflow.stores.base import reopened, wait_id
-from taskflow.stores.rows import SIGNAL, WAIT, Checkpoint, CheckpointRow, RunRow
+from taskflow.stores.kinds import SIGNAL, WAIT, wait_id
+from taskflow.stores.rows import Checkpoint, CheckpointRow, RunRow
 from taskflow.stores.sqlite import statements as sql
+from taskflow.stores.transitions import reopened
 
 __all__ = (
     "calls_up_from",

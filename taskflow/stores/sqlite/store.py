@@ -44,24 +44,21 @@ from taskflow.errors import (
 from taskflow.loops.clocks import boot_time, present
 from taskflow.loops.loop import outside
 from taskflow.records import Pruned, RunStatus
-from taskflow.stores.base import Snapshot, cancelled, continued, decide, signal_row, wait_id
+from taskflow.stores.base import Snapshot
+from taskflow.stores.batches import Batch, Claim, Claimed, Committed, Finish, Sent, Signal
+from taskflow.stores.claims import decide
+from taskflow.stores.kinds import wait_id
+from taskflow.stores.pruning import Prune
 from taskflow.stores.rows import (
-    Batch,
     CacheEntry,
     Checkpoint,
     CheckpointRow,
-    Claim,
-    Claimed,
-    Committed,
-    Finish,
-    Prune,
     Recorded,
     RunKey,
     RunRow,
-    Sent,
-    Signal,
     SignalRow,
 )
+from taskflow.stores.signals import signal_row
 from taskflow.stores.sqlite import history
 from taskflow.stores.sqlite import statements as sql
 from taskflow.stores.sqlite.files import NO_SPACE, READ_ONLY, OpenFiles, way_out, why_not_opened
@@ -74,6 +71,7 @@ from taskflow.stores.sqlite.rows import (
     one_run,
     update_run,
 )
+from taskflow.stores.transitions import cancelled, continued
 
 __all__ = ("SQLiteStore",)
 

@@ -7,7 +7,7 @@ import pytest
 from taskflow.errors import StoreError
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import Unrecord
+from taskflow.stores.batches import Unrecord
 from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,

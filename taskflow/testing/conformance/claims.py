@@ -10,7 +10,8 @@ import pytest
 from taskflow.errors import HistoryMismatch, RunCancelled, RunUnfinished, ThreadBusy
 from taskflow.records import RunStatus
 from taskflow.stores.base import BLOCK_RUN_ID, Store
-from taskflow.stores.rows import Claimed, RunKey
+from taskflow.stores.batches import Claimed
+from taskflow.stores.rows import RunKey
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OTHER_INPUT,

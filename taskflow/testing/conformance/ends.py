@@ -7,7 +7,8 @@ import pytest
 from taskflow.errors import ThreadBusy
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import RunKey, Unrecord
+from taskflow.stores.batches import Unrecord
+from taskflow.stores.rows import RunKey
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OTHER_INPUT,

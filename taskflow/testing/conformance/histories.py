@@ -8,7 +8,10 @@ from msgspec import structs
 from taskflow.errors import RunNotFound, ThreadBusy, ThreadExists
 from taskflow.records import Pruned, RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import Batch, Checkpoint, Prune, RunRow, Sent, Signal, run_checksum
+from taskflow.stores.batches import Batch, Sent, Signal
+from taskflow.stores.checksums import run_checksum
+from taskflow.stores.pruning import Prune
+from taskflow.stores.rows import Checkpoint, RunRow
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OTHER_INPUT,

@@ -10,7 +10,8 @@ import pytest
 from taskflow.errors import ThreadBusy
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import Claimed, RunRow, Unrecord
+from taskflow.stores.batches import Claimed, Unrecord
+from taskflow.stores.rows import RunRow
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OWNER,

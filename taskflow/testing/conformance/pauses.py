@@ -6,7 +6,7 @@ import pytest
 
 from taskflow.records import RunStatus
 from taskflow.stores.base import BLOCK_RUN_ID, Store
-from taskflow.stores.rows import Batch, Signal, Unrecord
+from taskflow.stores.batches import Batch, Signal, Unrecord
 from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
 from taskflow.testing.rows import (
     OTHER_INPUT,

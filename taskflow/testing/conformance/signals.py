@@ -8,7 +8,8 @@ from msgspec import structs
 from taskflow.errors import RunNotFound, StoreError
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.rows import Batch, Sent, Signal, Unrecord, run_checksum
+from taskflow.stores.batches import Batch, Sent, Signal, Unrecord
+from taskflow.stores.checksums import run_checksum
 from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,

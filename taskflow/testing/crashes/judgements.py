@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, Final
 
 from taskflow.calls.call import spelled_call
-from taskflow.stores.rows import ERROR, Checkpoint
+from taskflow.stores.kinds import ERROR
+from taskflow.stores.rows import Checkpoint
 from taskflow.testing.crashes.processes import BEGIN, END, LAST, History, Process
 from taskflow.testing.crashes.trials import Outcome, Raised
 from taskflow.wire.codec import Codec, decode_plain

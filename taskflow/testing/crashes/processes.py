@@ -29,7 +29,9 @@ from taskflow.records import RunStatus
 from taskflow.runs.feeds import Listener
 from taskflow.runs.run import FRAME, Run
 from taskflow.stores.base import Store
-from taskflow.stores.rows import OUTCOMES, RESULT, Batch, Checkpoint, Committed
+from taskflow.stores.batches import Batch, Committed
+from taskflow.stores.kinds import OUTCOMES, RESULT
+from taskflow.stores.rows import Checkpoint
 from taskflow.testing.doubles.wrapped import WrappedStore
 from taskflow.testing.suspects.functions import is_users
 

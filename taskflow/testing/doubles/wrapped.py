@@ -44,16 +44,9 @@ from typing import TypeVar
 
 from taskflow.records import Pruned
 from taskflow.stores.base import Snapshot, Store
-from taskflow.stores.rows import (
-    Batch,
-    CacheEntry,
-    CheckpointRow,
-    Committed,
-    Prune,
-    Recorded,
-    RunRow,
-    SignalRow,
-)
+from taskflow.stores.batches import Batch, Committed
+from taskflow.stores.pruning import Prune
+from taskflow.stores.rows import CacheEntry, CheckpointRow, Recorded, RunRow, SignalRow
 
 __all__ = ("WrappedStore",)
 
