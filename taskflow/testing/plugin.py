@@ -24,9 +24,13 @@
 
 ``store`` is each kind of store in turn, empty: one in memory, and a SQLite file, which is left out
 on trio. ``runtime`` is open on it. With ``clock`` time is virtual, for everything in the event loop
-of the test; without, it passes as on a wall. Asynchronous tests are executed by the plugin of
-anyio, which is installed with taskflow: mark them with ``pytest.mark.anyio``. Under another plugin
-use ``store``, and `VirtualClock` and `Runtime` as the contexts that they are.
+of the test; without, it passes as on a wall.
+
+anyio's plugin, which is installed with taskflow, executes the tests and these fixtures on one event
+loop: mark the tests with ``pytest.mark.anyio``. Beside pytest-asyncio that works in its strict mode
+(the default); in ``asyncio_mode = "auto"`` it executes every test itself. A test that
+pytest-asyncio executes may ask for ``store``, and opens what it needs with
+``async with Runtime(store) as runtime`` and ``with VirtualClock() as clock``.
 """
 
 from __future__ import annotations
@@ -60,12 +64,23 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-async def clock(anyio_backend: object) -> AsyncIterator[VirtualClock]:
+async def clock(_on_anyio: None, anyio_backend: object) -> AsyncIterator[VirtualClock]:
     """Virtual time, for as long as the test takes."""
     from taskflow.testing.doubles.virtual import VirtualClock
 
     with VirtualClock() as clock:
         yield clock
+
+
+@pytest.fixture
+async def runtime(
+    store: Store, _on_anyio: None, _time: None, anyio_backend: object
+) -> AsyncIterator[Runtime]:
+    """A runtime that is open on ``store``."""
+    from taskflow import Runtime
+
+    async with Runtime(store) as runtime:
+        yield runtime
 
 
 @pytest.fixture
@@ -76,9 +91,20 @@ def _time(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-async def runtime(store: Store, _time: None, anyio_backend: object) -> AsyncIterator[Runtime]:
-    """A runtime that is open on ``store``."""
-    from taskflow import Runtime
+def _on_anyio(request: pytest.FixtureRequest) -> None:
+    """Fails where pytest-asyncio executes the test: on another event loop than these fixtures.
 
-    async with Runtime(store) as runtime:
-        yield runtime
+    In auto mode pytest-asyncio marks all asynchronous tests itself, also those marked for anyio.
+    """
+    is_asyncios = request.node.get_closest_marker("asyncio") is not None
+    if not (is_asyncios and request.config.pluginmanager.has_plugin("asyncio")):
+        return
+
+    pytest.fail(
+        f"{request.node.name} is executed by pytest-asyncio, but taskflow's fixtures `runtime` and "
+        "`clock` live on the event loop of anyio's plugin. Mark the test with pytest.mark.anyio "
+        'instead of pytest.mark.asyncio, and leave asyncio_mode at "strict" (in "auto" '
+        "pytest-asyncio executes every test); or ask for `store`, and open what the test needs: "
+        "async with Runtime(store) as runtime; with VirtualClock() as clock",
+        pytrace=False,
+    )

@@ -11,7 +11,9 @@ from taskflow.testing import plugin
 
 pytest_plugins = ["pytester"]
 
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "error")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio")
+# pytest-asyncio warns of an option of its own that is not set, and of fixtures that are not its own.
+WITH_ASYNCIO = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 
 
 def program() -> str:
@@ -91,3 +93,70 @@ def test_its_names_are_these(pytester: pytest.Pytester) -> None:
     listed = pytester.runpytest_subprocess("--fixtures", "-q").stdout.str()
     for name in plugin.__all__:
         assert f"\n{name} -- " in listed
+
+
+BOTH = """
+import pytest
+from taskflow import Runtime, sleep, workflow
+from taskflow.testing import VirtualClock
+
+@workflow
+async def nap() -> None:
+    await sleep(60)
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.mark.{mark}
+async def test_runtime(runtime, clock):
+    await runtime.run(nap(), thread_id="t", wait=True)
+
+@pytest.mark.{mark}
+async def test_clock(clock):
+    assert clock.now()
+
+@pytest.mark.{mark}
+async def test_store(store):
+    with VirtualClock():
+        async with Runtime(store) as runtime:
+            await runtime.run(nap(), thread_id="t", wait=True)
+"""
+
+
+@pytest.mark.parametrize(("mark", "mode"), [("asyncio", "strict"), ("anyio", "auto")])
+def test_a_test_of_pytest_asyncio_is_told_the_way_out(
+    pytester: pytest.Pytester, mark: str, mode: str
+) -> None:
+    """It would be executed on another event loop than the fixtures; with ``store`` alone it runs.
+
+    In auto mode pytest-asyncio executes what is marked for anyio, too.
+    """
+    pytest.importorskip("pytest_asyncio", reason="the group dev installs it")
+    pytester.makepyfile(BOTH.format(mark=mark))
+
+    done = pytester.runpytest_subprocess(*WITH_ASYNCIO, "-o", f"asyncio_mode={mode}")
+
+    done.assert_outcomes(errors=3, passed=2)
+    done.stdout.fnmatch_lines(["*test_runtime* is executed by pytest-asyncio*pytest.mark.anyio*"])
+    assert "on which it was opened" not in done.stdout.str()
+
+
+def test_tests_of_anyio_run_beside_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """In its strict mode, which is the default."""
+    pytest.importorskip("pytest_asyncio", reason="the group dev installs it")
+    pytester.makepyfile(
+        test_anyio=BOTH.format(mark="anyio"),
+        test_asyncio="""
+        import asyncio
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_it():
+            assert asyncio.get_running_loop()
+        """,
+    )
+
+    done = pytester.runpytest_subprocess(*WITH_ASYNCIO)
+
+    done.assert_outcomes(passed=6)
