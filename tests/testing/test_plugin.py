@@ -13,7 +13,8 @@ pytest_plugins = ["pytester"]
 
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio")
 # pytest-asyncio warns of an option of its own that is not set, and of fixtures that are not its own.
-WITH_ASYNCIO = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"
+WITH_ASYNCIO = ("-q", "-p", "no:cacheprovider", "-o", LOOP_SCOPE)
 
 
 def program() -> str:
