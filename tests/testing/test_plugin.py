@@ -12,7 +12,7 @@ from taskflow.testing import plugin
 pytest_plugins = ["pytester"]
 
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio")
-# pytest-asyncio warns of an option of its own that is not set, and of fixtures that are not its own.
+# pytest-asyncio warns of an option that is not set, and of fixtures that are not its own.
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"
 WITH_ASYNCIO = ("-q", "-p", "no:cacheprovider", "-o", LOOP_SCOPE)
 
