@@ -155,7 +155,7 @@ _MOVED = {
     "ImportRefused": "taskflow.errors.ImportRefused",
     "LeaseLost": "taskflow.errors.LeaseLost",
     "NotInRun": "taskflow.errors.NotInRun",
-    "Progress": "taskflow.records.Progress",
+    "Progress": "taskflow.runs.progress.Progress",
     "Pruned": "taskflow.records.Pruned",
     "RunCancelledEvent": "taskflow.events.RunCancelled",
     "RunCompleted": "taskflow.events.RunCompleted",

@@ -15,7 +15,6 @@ from msgspec import Struct
 
 __all__ = (
     "CurrentCall",
-    "Progress",
     "Pruned",
     "RunRecord",
     "RunStatus",
@@ -97,16 +96,6 @@ class Pruned(Struct, frozen=True):
             self.checkpoints + other.checkpoints,
             self.cached + other.cached,
         )
-
-
-class Progress(Struct, frozen=True):
-    """The progress of a run that executes in this process."""
-
-    executing: list[str]  # the names of the tasks that execute now
-    executed: int  # calls that have ended since this execution began, in success or failure
-    replayed: int  # calls answered from their records
-    failed: int  # of those executed
-    retried: int  # attempts that were followed by another one
 
 
 class CurrentCall(Struct, frozen=True):

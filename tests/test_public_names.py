@@ -35,7 +35,7 @@ PUBLIC = {
         "RunStarted", "TaskCompleted", "TaskFailed", "TaskRetrying", "TaskStarted", "Waiting",
     },
     "taskflow.records": {
-        "CurrentCall", "Progress", "Pruned", "RunRecord", "RunStatus", "TaskRecord", "Wait",
+        "CurrentCall", "Pruned", "RunRecord", "RunStatus", "TaskRecord", "Wait",
     },
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ MOVED = {
     "ImportRefused": "taskflow.errors.ImportRefused",
     "LeaseLost": "taskflow.errors.LeaseLost",
     "NotInRun": "taskflow.errors.NotInRun",
-    "Progress": "taskflow.records.Progress",
+    "Progress": "taskflow.runs.progress.Progress",
     "Pruned": "taskflow.records.Pruned",
     "RunCancelledEvent": "taskflow.events.RunCancelled",
     "RunCompleted": "taskflow.events.RunCompleted",

@@ -17,7 +17,8 @@ from taskflow.cli.inputs import UsageError
 from taskflow.cli.progress import Display
 from taskflow.cli.stop import Stop
 from taskflow.errors import RunPaused, RunUnfinished, StoreError
-from taskflow.records import Progress, RunRecord, RunStatus, Wait
+from taskflow.records import RunRecord, RunStatus, Wait
+from taskflow.runs.progress import Progress
 from taskflow.runtime import Runtime
 from taskflow.stores.batches import Batch, Claimed, Committed
 from taskflow.stores.sqlite import SQLiteStore
@@ -201,7 +202,7 @@ class _Rounds:
 
     def look(self) -> Progress | None:
         """How far it is, as of now."""
-        progress = self.runtime.progress(self._thread_id)
+        progress = self.runtime._progress(self._thread_id)
         outcome, earlier = self._outcome, self._earlier
         if progress is None:
             if outcome.progress is not None:

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from taskflow.records import Progress
+from taskflow.runs.progress import Progress
 
 __all__ = ("Display", "counts", "display_on", "duration", "say", "shown_id")
 

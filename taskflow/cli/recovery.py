@@ -18,7 +18,8 @@ from taskflow.cli.hints import command_line
 from taskflow.cli.progress import Display, counts, duration
 from taskflow.cli.stop import Stop
 from taskflow.errors import StoreError
-from taskflow.records import Progress, RunStatus
+from taskflow.records import RunStatus
+from taskflow.runs.progress import Progress
 from taskflow.runtime import Runtime
 from taskflow.stores.batches import Batch, Claimed, Committed, Finish
 from taskflow.wire import failures
@@ -30,7 +31,7 @@ FAREWELL: Final = (
 )
 UNKNOWN_INTERVAL: Final = 1.0  # seconds between looks for runs of other workflows
 # The functions that log a run that has failed, and runs of workflows that are not known.
-TOLD_HERE: Final = ("_report", "_recover")
+TOLD_HERE: Final = ("_report", "_report_unknown")
 NOTHING: Final = Progress([], 0, 0, 0, 0)
 WORDS: Final = {
     RunStatus.SUCCESS: "done",
@@ -142,7 +143,7 @@ class _Recovery:
 
     def ending(self, batch: Batch) -> None:
         for finish in batch.finishes:
-            progress = self.runtime.progress(finish.key.thread_id)
+            progress = self.runtime._progress(finish.key.thread_id)
             if finish.key.number in self._executing and progress is not None:
                 self._last[finish.key.number] = progress
 
@@ -196,7 +197,7 @@ class _Recovery:
         for each in news:
             self._display.say(each)
         threads = [each.row.thread_id for each in self._executing.values()]
-        now = [each for each in map(self.runtime.progress, threads) if each is not None]
+        now = [each for each in map(self.runtime._progress, threads) if each is not None]
         executing = [name for each in now for name in each.executing]
         progress = _sum([self._ended, *now], executing=executing)
         over = self._over.total() + len(self._left)

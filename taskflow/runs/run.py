@@ -32,12 +32,13 @@ from taskflow.errors import (
 from taskflow.loops.clocks import Alarm
 from taskflow.loops.promises import Latch, Promise, check_call_room, uninterrupted
 from taskflow.loops.scheduler import Scheduler, Slots
-from taskflow.records import CurrentCall, Progress, Wait
+from taskflow.records import CurrentCall, Wait
 from taskflow.runs.cache import Cache
 from taskflow.runs.contests import Stake
 from taskflow.runs.feeds import Feed, Feeds
 from taskflow.runs.inbox import Inbox, Receiver, SignalTypes
 from taskflow.runs.journal import Journal
+from taskflow.runs.progress import Progress
 from taskflow.stores.base import BLOCK_RUN_ID, Store
 from taskflow.stores.batches import Claimed, Durability, Sent, Signal
 from taskflow.stores.checksums import (

@@ -1,74 +1,195 @@
-"""Recorded history as something to work with: other values, copies, lines of text, less of it.
+"""Putting records right: replace, forget, copy, move, cancel and delete what is recorded.
 
-An export is text, a JSON object on each line: a header with the version of this format, the
-thread's runs, their checkpoints in commit order, and a trailer that counts both and has the digest
-of every line before it. What was recorded as JSON stands in it as text, byte for byte. Only this
-module knows that format.
+The rule: what is being executed is not changed. A run that executes in this runtime is ThreadBusy
+here, and the store turns down what another runtime executes; only `cancel` ends an execution. The
+executions that sleep here are told when their run is gone.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
-from typing import Any, Final
-
-import anyio.lowlevel
-from msgspec import Struct
+import contextlib
+from collections.abc import AsyncIterable, Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
 
 from taskflow.calls.definitions import definitions_of
-from taskflow.errors import (
-    CheckpointCorrupt,
-    ImportRefused,
-    RunNotFound,
-    SerializationError,
-)
-from taskflow.records import RunStatus
-from taskflow.stores.base import Store
-from taskflow.stores.checksums import checkpoint_checksum, details_checksum, run_checksum
+from taskflow.errors import RunNotFound, SerializationError, TaskflowError, ThreadBusy
+from taskflow.loops.promises import check_call_room
+from taskflow.records import Pruned, RunRecord, RunStatus
+from taskflow.runtime import exports, lookups
+from taskflow.runtime.executions import RunHandle
+from taskflow.runtime.services import Service
+from taskflow.stores.base import BLOCK_RUN_ID
 from taskflow.stores.kinds import EMIT, OUTCOMES, SIGNAL, WAIT
 from taskflow.stores.pruning import Prune
-from taskflow.stores.rows import Checkpoint, CheckpointRow, RunRow
-from taskflow.wire.codec import Codec, encode_plain, is_plain
-from taskflow.wire.identity import check_exact, check_id
+from taskflow.wire.identity import check_id, check_text
+from taskflow.wire.json import encode_plain
+from taskflow.wire.plain import check_exact, is_plain
 
-__all__ = ("export", "prune_of", "read_export", "read_exports", "replace")
+__all__ = ("adopt", "cancel", "delete", "forget", "fork", "prune", "replace")
 
-VERSION: Final = 1
-PAGE_ROWS: Final = 500
-LINES_AT_ONCE: Final = 100
-END: Final = b'{"line":"end"'
-FINAL: Final = (RunStatus.SUCCESS, RunStatus.CANCELLED)
+NO_CALLS = {EMIT: "an emitted value", SIGNAL: "a signal", WAIT: "a deadline"}
 
 
-async def replace(store: Store, thread_id: str, task_id: str, value: object) -> None:
+async def forget(service: Service, thread_id: str, task_id: str) -> None:
+    """Drop a recorded call with the calls that its body made.
+
+    Raises RunNotFound and ThreadBusy.
+    """
+    _check_idle(service, check_id(thread_id, "thread id"))
+    check_text(task_id, "task id")
+    if not await service.store.forget(thread_id, task_id, service.owner):
+        raise RunNotFound(thread_id, f"recorded call {task_id!r}")
+
+
+async def replace(service: Service, thread_id: str, task_id: str, value: object) -> None:
     """Make ``value`` the recorded result of a call.
 
     Raises RunNotFound, SerializationError and ThreadBusy, and ValueError for what is no call.
     """
-    row = await store.checkpoint(thread_id, task_id)
+    _check_idle(service, check_id(thread_id, "thread id"))
+    check_text(task_id, "task id")
+    row = await service.store.checkpoint(thread_id, task_id)
     if row is None:
         raise RunNotFound(thread_id, f"recorded call {task_id!r}")
-    if row.checkpoint.kind not in OUTCOMES:
-        what = {EMIT: "an emitted value", SIGNAL: "a signal", WAIT: "a deadline"}
+    kind = row.checkpoint.kind
+    if kind not in OUTCOMES:
         raise ValueError(
-            f"{task_id} is {what.get(row.checkpoint.kind, row.checkpoint.kind)} on thread "
-            f"{thread_id!r}: only the result of a call can be replaced"
+            f"{task_id} is {NO_CALLS.get(kind, kind)} on thread {thread_id!r}: only the result of "
+            "a call can be replaced"
         )
 
-    if not await store.replace(thread_id, task_id, _payload_of(row.checkpoint.name, value)):
+    payload = _payload_of(row.checkpoint.name, value)
+    if not await service.store.replace(thread_id, task_id, payload):
         raise RunNotFound(thread_id, f"recorded call {task_id!r}")
+
+
+async def fork(
+    service: Service, thread_id: str, to: str, run_id: str | None, without: Iterable[str]
+) -> RunRecord:
+    """Copy a run (None: the latest) to the new thread ``to``, but for the calls ``without``.
+
+    Raises ThreadExists, RunNotFound and CheckpointCorrupt.
+    """
+    check_id(thread_id, "thread id")
+    check_id(to, "thread id")
+    if isinstance(without, str):
+        raise TypeError(f"without takes several task ids, got one text: [{without!r}]")
+    if run_id is not None:
+        check_text(run_id, "run id")
+    left_out = [check_text(each, "task id") for each in without]
+    return lookups.run_record(await service.store.fork(thread_id, run_id, to, left_out))
+
+
+async def adopt(
+    service: Service,
+    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
+    to: str | None,
+) -> str:
+    """Make a thread of exported lines, under its own id or ``to``; the id.
+
+    Raises ImportRefused and ThreadExists.
+    """
+    if to is not None:
+        check_id(to, "thread id")
+    runs, checkpoints = await exports.read_export(lines, to)
+    await service.store.adopt(runs, checkpoints)
+    return runs[0].thread_id
+
+
+async def prune(
+    service: Service,
+    *,
+    finished_before: datetime | timedelta | None,
+    status: str | Iterable[str],
+    keep_last: int | None,
+    report: Callable[[Pruned], object] | None,
+) -> Pruned:
+    """Delete runs that have ended; how much there was of each.
+
+    Raises ValueError or TypeError for options that make no sense.
+    """
+    order = _prune_of(finished_before, status, keep_last, service.clock.now())
+    total = Pruned()
+    async with contextlib.aclosing(service.store.prune(order)) as steps:
+        async for pruned in steps:
+            total += pruned
+            if report is not None:
+                report(total)
+    for thread_id, asleep in list(service.asleep.items()):
+        row = await service.store.run(thread_id, asleep.run_id)
+        if row is None or row.status == RunStatus.CANCELLED:
+            asleep.end(RunNotFound(thread_id))
+    return total
+
+
+async def cancel(service: Service, thread_id: str) -> None:
+    """End a thread's unfinished run for good, whoever executes it. Raises RunNotFound."""
+    check_call_room()
+    check_id(thread_id, "thread id")
+    # The run that sleeps or executes here may have been ended elsewhere, and another one begun.
+    if await _cancel_asleep(service, thread_id) or await _cancel_executing(service, thread_id):
+        return
+    row = await service.store.run(thread_id, None)
+    if row is not None and row.run_id == BLOCK_RUN_ID:
+        raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")
+    row = await service.store.cancel(thread_id, service.clock.now())
+    if row is None or row.status == RunStatus.SUCCESS:
+        raise RunNotFound(thread_id, "unfinished run")
+
+
+async def _cancel_asleep(service: Service, thread_id: str) -> bool:
+    """Cancel the run that sleeps here; whether it is the thread's latest.
+
+    Raises RunNotFound where that one has succeeded elsewhere.
+    """
+    asleep = service.asleep.get(thread_id)
+    if asleep is None:
+        return False
+    row = await service.store.run(thread_id, None)
+    await asleep.cancel_released()
+    if row is None or asleep.run_id != row.run_id:
+        return False
+    if asleep.status == RunStatus.SUCCESS:
+        raise RunNotFound(thread_id, "unfinished run")
+    return True
+
+
+async def _cancel_executing(service: Service, thread_id: str) -> bool:
+    """Cancel the run that executes here; whether it is the thread's latest."""
+    execution = service.executions.get(thread_id)
+    if execution is None:
+        return False
+    with contextlib.suppress(TaskflowError):
+        await execution.begun.wait()
+    if execution.ended.done():
+        return False
+    row = await service.store.run(thread_id, None)
+    await RunHandle[Any](execution).cancel()
+    return row is not None and execution.executes(row)
+
+
+async def delete(service: Service, thread_id: str) -> None:
+    """Drop a thread with everything that is recorded on it. Raises RunNotFound and ThreadBusy."""
+    _check_idle(service, check_id(thread_id, "thread id"))
+    if not await service.store.delete(thread_id, service.owner):
+        raise RunNotFound(thread_id)
+    if (asleep := service.asleep.get(thread_id)) is not None:
+        asleep.end(RunNotFound(thread_id))
+
+
+def _check_idle(service: Service, thread_id: str) -> None:
+    if thread_id in service.executions or thread_id in service.blocks:
+        raise ThreadBusy(thread_id, "this runtime executes it")
 
 
 def _payload_of(name: str, value: object) -> bytes:
-    """What is recorded of a result of the task ``name``, by its annotation where that is known."""
+    """``value`` as a result of the task ``name``, by its annotation where that is known."""
     refusal: SerializationError | None = None
     for definition in definitions_of(name):
         try:
             return definition.codec.round_trip(value)[0]
-        except SerializationError as error:  # another one of that name may be meant
+        except SerializationError as error:  # another task of that name may be meant
             refusal = refusal or error
     if refusal is not None:
         raise refusal
@@ -86,13 +207,13 @@ def _payload_of(name: str, value: object) -> bytes:
     return encode_plain(value)
 
 
-def prune_of(
+def _prune_of(
     finished_before: datetime | timedelta | None,
     status: str | Iterable[str],
     keep_last: int | None,
     now: float,
 ) -> Prune:
-    """What a store is to prune. Raises ValueError or TypeError for what makes no sense."""
+    """The order for the store. Raises ValueError or TypeError for options that make no sense."""
     if finished_before is None and keep_last is None:
         raise ValueError("say which runs are to go: finished_before=, keep_last=, or both")
     if keep_last is not None and keep_last < 0:
@@ -113,342 +234,3 @@ def prune_of(
     else:
         raise TypeError(f"finished_before is a datetime or timedelta, got {finished_before!r}")
     return Prune(statuses, before, keep_last or 0, now)
-
-
-class _Header(Struct, tag_field="line", tag="export", forbid_unknown_fields=True):
-    version: int
-    thread_id: str
-    exported: str  # when
-
-
-class _RunLine(Struct, tag_field="line", tag="run", forbid_unknown_fields=True):
-    run_id: str
-    sequence: int
-    workflow: str
-    input: str
-    fingerprint: str
-    status: str
-    result: str | None
-    error: str | None
-    saved: str | None
-    created: float
-    started: float
-    finished: float | None
-    waits: str | None
-    due: float | None
-
-
-class _CheckpointLine(Struct, tag_field="line", tag="checkpoint", forbid_unknown_fields=True):
-    run_id: str
-    task_id: str
-    parent_id: str | None
-    name: str
-    kind: str
-    payload: str
-    arguments: str | None
-    attempts: int
-    started: float
-    finished: float
-    signal: str | None
-
-
-class _Trailer(Struct, tag_field="line", tag="end", forbid_unknown_fields=True):
-    runs: int
-    checkpoints: int
-    digest: str
-
-
-class _Version(Struct, tag_field="line", tag="export"):
-    """The header of any version."""
-
-    version: int
-
-
-@functools.cache
-def _codec_of(kind: Any) -> Codec:
-    return Codec(kind, "the line")
-
-
-async def export(store: Store, thread_id: str) -> AsyncGenerator[str]:
-    """The lines of a thread, as it is when the first one is asked for.
-
-    Raises RunNotFound, and CheckpointCorrupt for a damaged row.
-    """
-    digest = blake2b(digest_size=32)
-    run_ids: list[str] = []
-    checkpoints = 0
-
-    def written(line: Struct) -> str:
-        content = encode_plain(line) + b"\n"
-        digest.update(content)
-        return content.decode()
-
-    async with store.snapshot(thread_id) as snapshot:
-        page = await snapshot.runs(0, PAGE_ROWS)
-        if not page:
-            raise RunNotFound(thread_id)
-        yield written(_Header(VERSION, thread_id, datetime.now(UTC).isoformat()))
-        while page:
-            for run in page:
-                yield written(_line_of_run(run))
-            run_ids += [run.run_id for run in page]
-            page = await snapshot.runs(page[-1].sequence, PAGE_ROWS)
-        for run_id in run_ids:
-            rows = await snapshot.checkpoints(run_id, 0, PAGE_ROWS)
-            while rows:
-                for row in rows:
-                    yield written(_line_of_checkpoint(thread_id, row))
-                checkpoints += len(rows)
-                await anyio.lowlevel.checkpoint()
-                rows = await snapshot.checkpoints(run_id, rows[-1].sequence, PAGE_ROWS)
-    yield written(_Trailer(len(run_ids), checkpoints, digest.hexdigest()))
-
-
-def _line_of_run(row: RunRow) -> _RunLine:
-    row.verified()
-
-    def text(column: bytes | None) -> str | None:
-        return None if column is None else column.decode()
-
-    try:
-        return _RunLine(
-            row.run_id,
-            row.sequence,
-            row.workflow,
-            row.input.decode(),
-            row.fingerprint,
-            row.status,
-            text(row.result),
-            text(row.error),
-            text(row.saved),
-            row.created,
-            row.started,
-            row.finished,
-            text(row.waits),
-            row.due,
-        )
-    except UnicodeDecodeError as error:
-        raise CheckpointCorrupt(row.thread_id, row.run_id, None, str(error)) from error
-
-
-def _line_of_checkpoint(thread_id: str, row: CheckpointRow) -> _CheckpointLine:
-    each = row.verified(thread_id).checkpoint
-    try:
-        payload = each.payload.decode()
-    except UnicodeDecodeError as error:
-        raise CheckpointCorrupt(thread_id, row.run_id, each.task_id, str(error)) from error
-    return _CheckpointLine(
-        row.run_id,
-        each.task_id,
-        each.parent_id,
-        each.name,
-        each.kind,
-        payload,
-        each.arguments,
-        each.attempts,
-        each.started,
-        each.finished,
-        each.signal,
-    )
-
-
-async def read_export(
-    lines: Iterable[str | bytes] | AsyncIterable[str | bytes], to: str | None
-) -> tuple[list[RunRow], list[CheckpointRow]]:
-    """The rows of an exported thread, on the thread ``to`` (None: on its own).
-
-    Raises ImportRefused where the lines are not one whole export.
-    """
-    if isinstance(lines, str | bytes):
-        raise TypeError("an export is lines: give an open file, or text.splitlines()")
-
-    reader = _Reader(to)
-    async with aclosing(_each(lines)) as given:
-        async for line in given:
-            reader.read(line)
-    return reader.end()
-
-
-async def read_exports(
-    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
-) -> AsyncGenerator[tuple[list[RunRow], list[CheckpointRow]]]:
-    """The rows of one exported thread after another, each on its own thread.
-
-    Raises ImportRefused where the lines are not whole exports.
-    """
-    if isinstance(lines, str | bytes):
-        raise TypeError("exports are lines: give an open file, or text.splitlines()")
-
-    reader = _Reader(None)
-    async with aclosing(_each(lines)) as given:
-        async for line in given:
-            if not line.strip() and not reader.has_begun:
-                reader.line += 1
-                continue
-            reader.read(line)
-            if reader.has_ended:
-                yield reader.end()
-                reader = _Reader(None, reader.line)
-    if reader.has_begun:
-        reader.end()
-
-
-async def _each(
-    lines: Iterable[str | bytes] | AsyncIterable[str | bytes],
-) -> AsyncGenerator[str | bytes]:
-    if isinstance(lines, AsyncIterable):
-        async for line in lines:
-            yield line
-        return
-    for number, line in enumerate(lines, 1):
-        yield line
-        if number % LINES_AT_ONCE == 0:
-            await anyio.lowlevel.checkpoint()
-
-
-class _Reader:
-    """Reads the lines of one export, and says what is wrong with the first that does not fit."""
-
-    def __init__(self, to: str | None, line: int = 0) -> None:
-        self.line = line
-        self.runs: list[RunRow] = []
-        self.checkpoints: list[CheckpointRow] = []
-        self._thread_id = to
-        self._digest = blake2b(digest_size=32)
-        self._seeds: dict[str, int] = {}
-        self._ids: set[str] = set()
-        self._taken: set[str] = set()
-        self.has_begun = self.has_ended = False
-
-    def read(self, line: str | bytes) -> None:
-        """Read the next line, with its line break or without."""
-        content = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
-        content = content.removesuffix(b"\n").removesuffix(b"\r")
-        self.line += 1
-        if self.has_ended:
-            if content:
-                raise ImportRefused(self.line, "it follows the end")
-            return
-        if not content:
-            raise ImportRefused(self.line, "it is empty: the export was cut off before")
-        if not self.has_begun:
-            self._begin(content)
-        elif content.startswith(END) and content == self._trailer():
-            self.has_ended = True
-            return
-        else:
-            parsed = self._parsed(content, _codec_of(_RunLine | _CheckpointLine | _Trailer))
-            if isinstance(parsed, _RunLine):
-                self._add_run(parsed)
-            elif isinstance(parsed, _CheckpointLine):
-                self._add_checkpoint(parsed)
-            else:
-                raise ImportRefused(
-                    self.line, "lines before it are not those that were exported, or not all"
-                )
-        self._digest.update(content + b"\n")
-
-    def end(self) -> tuple[list[RunRow], list[CheckpointRow]]:
-        """What was read. Raises ImportRefused where something is missing."""
-        if not self.has_ended:
-            raise ImportRefused(self.line + 1, "it is missing: the export was cut off")
-        if not self.runs or any(row.status not in FINAL for row in self.runs[:-1]):
-            raise ImportRefused(self.line, "its runs are not those of one thread")
-        return self.runs, self.checkpoints
-
-    def _begin(self, content: bytes) -> None:
-        self.has_begun = True
-        version = self._parsed(content, _codec_of(_Version)).version
-        if version > VERSION:
-            raise ImportRefused(
-                self.line,
-                f"it has version {version} of the format, and this taskflow reads versions up to "
-                f"{VERSION}: upgrade taskflow",
-            )
-        header = self._parsed(content, _codec_of(_Header))
-        try:
-            self._thread_id = check_id(self._thread_id or header.thread_id, "thread id")
-        except ValueError as error:
-            raise ImportRefused(self.line, str(error)) from error
-
-    def _parsed(self, content: bytes, codec: Codec) -> Any:
-        try:
-            return codec.decode(content)
-        except SerializationError as error:
-            reason = f"it is not what was exported ({error.__cause__})"
-            raise ImportRefused(self.line, reason) from error
-
-    def _trailer(self) -> bytes:
-        return encode_plain(
-            _Trailer(len(self.runs), len(self.checkpoints), self._digest.hexdigest())
-        )
-
-    def _add_run(self, line: _RunLine) -> None:
-        assert self._thread_id is not None
-        latest = self.runs[-1].sequence if self.runs else 0
-        is_known = line.status in tuple(RunStatus) and line.run_id not in self._seeds
-        if not is_known or line.sequence <= latest or self.checkpoints:
-            raise ImportRefused(self.line, "this run does not follow those before it")
-        self._seeds[line.run_id] = run_checksum(self._thread_id, line.run_id)
-        self.runs.append(
-            RunRow(
-                number=0,
-                thread_id=self._thread_id,
-                run_id=line.run_id,
-                sequence=line.sequence,
-                workflow=line.workflow,
-                input=line.input.encode(),
-                fingerprint=line.fingerprint,
-                status=line.status,
-                result=_bytes(line.result),
-                error=_bytes(line.error),
-                saved=_bytes(line.saved),
-                owner=None,
-                epoch=1,
-                created=line.created,
-                started=line.started,
-                finished=line.finished,
-                checksum=0,
-                waits=_bytes(line.waits),
-                due=line.due,
-            ).sealed()
-        )
-
-    def _add_checkpoint(self, line: _CheckpointLine) -> None:
-        seed = self._seeds.get(line.run_id)
-        is_known = line.kind in (*OUTCOMES, EMIT, WAIT, SIGNAL)
-        if seed is None or not is_known or line.task_id in self._ids or line.signal in self._taken:
-            raise ImportRefused(self.line, "this record does not belong to the runs before it")
-        self._ids.add(line.task_id)
-        if line.signal is not None:
-            self._taken.add(line.signal)
-        payload = line.payload.encode()
-        checkpoint = Checkpoint(
-            0,
-            0,
-            line.task_id,
-            line.parent_id,
-            line.name,
-            line.kind,
-            payload,
-            line.arguments,
-            line.attempts,
-            line.started,
-            line.finished,
-            checkpoint_checksum(seed, line.task_id, line.kind, payload, line.signal)
-            | details_checksum(
-                line.parent_id,
-                line.name,
-                line.arguments,
-                line.attempts,
-                line.started,
-                line.finished,
-                line.signal,
-            ),
-            line.signal,
-        )
-        self.checkpoints.append(CheckpointRow(0, line.run_id, checkpoint))
-
-
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()

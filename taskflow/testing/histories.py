@@ -27,7 +27,7 @@ from msgspec import Struct
 from taskflow.errors import StoreError
 from taskflow.records import RunStatus
 from taskflow.runtime import Runtime
-from taskflow.runtime.history import read_exports
+from taskflow.runtime.exports import read_exports
 from taskflow.stores.base import Snapshot, Store
 from taskflow.stores.rows import CheckpointRow, RunRow
 

@@ -397,7 +397,7 @@ async def test_a_value_that_does_not_fit_is_refused_to_the_sender(
 
 async def _is_waiting_for(runtime: Runtime, name: str) -> bool:
     """Whether a signal of that name can be seen to be waited for: it is refused, or it pauses."""
-    progress = runtime.progress("t")
+    progress = runtime._progress("t")
     return progress is not None and "taskflow.receive" in progress.executing
 
 

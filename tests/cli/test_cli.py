@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from taskflow.cli import progress as cli_progress
 from taskflow.cli.progress import PlainLines, duration
 from taskflow.cli.waiting import app
-from taskflow.records import Progress
+from taskflow.runs.progress import Progress
 
 DEADLINE = 20.0  # seconds for something that takes a fraction of one
 

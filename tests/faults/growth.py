@@ -286,7 +286,7 @@ class Scenarios:
             caller = asyncio.create_task(
                 self.runtime.run(waiting(), thread_id=f"{self.phase} {number}")
             )
-            while not self.runtime.progress(f"{self.phase} {number}"):  # noqa: ASYNC110
+            while not self.runtime._progress(f"{self.phase} {number}"):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             caller.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -286,7 +286,7 @@ class Machine(RuleBasedStateMachine):
             seen["tasks"][thread_id] = await runtime.tasks(thread_id)
         seen["progress"] = {}
         for each, model in zip(self.stage.runtimes, self.model.runtimes, strict=True):
-            executing = {name for name in THREADS if each.progress(name) is not None}
+            executing = {name for name in THREADS if each._progress(name) is not None}
             seen["progress"][model.name] = executing
             for thread_id in executing & set(seen["tasks"]):
                 record = await each.get(thread_id)

@@ -148,7 +148,7 @@ async def main(folder: str, block: str, command: str, *arguments: str) -> None:
 
 
 def _executing(runtime: Runtime, thread_id: str) -> list[str]:
-    progress = runtime.progress(thread_id)
+    progress = runtime._progress(thread_id)
     return [] if progress is None else progress.executing
 
 

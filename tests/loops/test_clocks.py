@@ -226,7 +226,7 @@ async def test_a_jump_backward_does_not_keep_a_run_from_pausing(
         handle = await runtime.start(ask(), thread_id="t")
 
         async def executes() -> bool:
-            progress = runtime.progress("t")
+            progress = runtime._progress("t")
             return progress is not None and "taskflow.receive" in progress.executing
 
         await until(executes)

@@ -919,7 +919,7 @@ async def test_what_is_recorded_may_be_looked_at_after_a_drain(runtime: Runtime)
     await runtime.drain()
     assert (await runtime.get("t")).result == 1
     assert len(await runtime.runs()) == len(await runtime.tasks("t")) == 1
-    assert runtime.progress("t") is None
+    assert runtime._progress("t") is None
 
 
 async def test_many_runs_are_drained_together(make_store: MakeStore, anyio_backend: object) -> None:

@@ -971,7 +971,7 @@ async def test_a_signal_in_the_moment_of_the_pause_is_not_lost(turns: int) -> No
 
 
 async def _waits(runtime: Runtime, count: int) -> bool:
-    progress = runtime.progress("t")
+    progress = runtime._progress("t")
     return progress is not None and progress.executing.count("taskflow.receive") == count
 
 
@@ -1089,7 +1089,7 @@ async def awake_elsewhere(
         with anyio.fail_after(PATIENCE):
             await begun.wait()
         # Mostly the sender continues it, as it hears of the signal first.
-        progress = one.progress("t")
+        progress = one._progress("t")
         if progress is not None and "work" in progress.executing:
             yield other, second, main, go
         else:

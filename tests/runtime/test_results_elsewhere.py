@@ -9,7 +9,7 @@ import pytest
 
 from taskflow import Runtime, Store, task, workflow
 from taskflow.loops.clocks import Clock
-from taskflow.runtime.runtime import POLL_INTERVAL
+from taskflow.runtime.requests import POLL_INTERVAL
 
 pytestmark = pytest.mark.anyio
 

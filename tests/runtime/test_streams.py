@@ -232,7 +232,7 @@ async def test_a_run_that_fails_ends_the_stream(runtime: Runtime) -> None:
 async def test_a_pause_ends_the_stream_of_who_is_not_to_wait(runtime: Runtime) -> None:
     """The result is RunPaused, as of `run`."""
     async with runtime.stream(ask(), thread_id="t") as events:
-        assert await kinds_of(events) == ["RunStarted", "Waiting", "RunPausedEvent"]
+        assert await kinds_of(events) == ["RunStarted", "Waiting", "RunPaused"]
         with pytest.raises(RunPaused):
             await events.result()
     assert (await runtime.get("t")).status == "paused"
@@ -248,7 +248,7 @@ async def test_who_waits_is_told_how_it_goes_on(runtime: Runtime) -> None:
                 if isinstance(each, RunPausedEvent):
                     await runtime.send("t", "answer", "yes")
             assert await events.result() == "yes"
-    assert names[:3] == ["RunStarted", "Waiting", "RunPausedEvent"]
+    assert names[:3] == ["RunStarted", "Waiting", "RunPaused"]
     assert names[3] == "RunStarted"
     assert names[-1] == "RunCompleted"
 
@@ -508,7 +508,7 @@ async def test_closing_the_runtime_ends_the_stream(make_store: Callable[[], Stor
                 await anyio.sleep(0.01)
             await anyio.sleep(0.05)
             await runtime.aclose()
-    assert {each[-1] for each in ends} == {"RunCancelledEvent", "RunPausedEvent"}
+    assert {each[-1] for each in ends} == {"RunCancelled", "RunPaused"}
 
 
 async def test_a_refused_stream_leaves_nothing_behind(runtime: Runtime) -> None:

@@ -237,7 +237,7 @@ async def test_a_paused_run_is_told_and_its_reader_waits(
         await runtime.send("t", "answer", "yes")
         assert await runtime.run(ask(), thread_id="t") == "yes"
     kinds = reader.kinds()
-    assert kinds[:3] == ["RunStarted", "TaskCompleted", "RunPausedEvent"]
+    assert kinds[:3] == ["RunStarted", "TaskCompleted", "RunPaused"]
     assert kinds[-2:] == ["TaskCompleted", "RunCompleted"]
     numbers = [each.number for each in reader.events]
     assert numbers == sorted(numbers)
@@ -450,7 +450,7 @@ async def test_who_waited_for_a_run_sees_its_first_wait(runtime: Runtime) -> Non
         await reader.until_told(RunPausedEvent)
         await runtime.send("t", "answer", "yes")
         await handle.result()
-    assert reader.kinds()[:3] == ["RunStarted", "Waiting", "RunPausedEvent"]
+    assert reader.kinds()[:3] == ["RunStarted", "Waiting", "RunPaused"]
     assert any(isinstance(each, Waiting) for each in reader.events)
 
 
