@@ -1394,7 +1394,7 @@ async def test_a_file_is_left_as_it_is(tmp_path: Path, schema: int, anyio_backen
         await runtime.run(working(), thread_id="t")
     if schema == 2:
         path.unlink()
-        script = Path(__file__).parent / "schemas" / "2.sql"
+        script = Path(__file__).parents[1] / "schemas" / "2.sql"
         with closing(sqlite3.connect(path)) as db:
             db.executescript(script.read_text())
     before = contents(path.parent)
