@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from kinds import ASYNCIO, KINDS, MakeStore, store_maker
 
-from taskflow import MemoryStore, Runtime, SQLiteStore, Store
-
-ASYNCIO = ("asyncio", {})
-TRIO = ("trio", {})
-# SQLite's connections live in asyncio; everything else runs on both.
-KINDS = {
-    "memory-asyncio": ("memory", ASYNCIO),
-    "memory-trio": ("memory", TRIO),
-    "sqlite-asyncio": ("sqlite", ASYNCIO),
-}
+from taskflow import Runtime
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,15 +58,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
 
 
 @pytest.fixture
-def make_store(kind: str, tmp_path: Path) -> Callable[[], Store]:
+def make_store(kind: str, tmp_path: Path) -> MakeStore:
     """Opens the same records again and again, as one process after another would."""
-    memory = MemoryStore()
-    path = tmp_path / "taskflow.db"
-    return lambda: memory if KINDS[kind][0] == "memory" else SQLiteStore(path)
+    return store_maker(kind, tmp_path)
 
 
 @pytest.fixture
-async def runtime(make_store: Callable[[], Store], anyio_backend: object) -> AsyncIterator[Runtime]:
+async def runtime(make_store: MakeStore, anyio_backend: object) -> AsyncIterator[Runtime]:
     """An open runtime."""
     async with Runtime(make_store()) as runtime:
         yield runtime

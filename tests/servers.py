@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-import taskflow
+from processes import ENVIRONMENT
 
 DEADLINE = 30  # seconds until a server that does not answer is a failure
-# The taskflow that is tested, wherever the server works; and no proxy before this machine.
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(taskflow.__file__).parents[1]),
-    "NO_PROXY": "127.0.0.1",
-}
+UNPROXIED = ENVIRONMENT | {"NO_PROXY": "127.0.0.1"}  # no proxy before this machine
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
@@ -43,7 +38,7 @@ class Server:
         command = [sys.executable, "-m", module, "--port", "0", *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+                command, cwd=folder, env=UNPROXIED, stdout=log, stderr=log, start_new_session=True
             )
         try:
             self.url = f"http://127.0.0.1:{eventually(self._port)}"

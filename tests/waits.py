@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from taskflow import RunPaused, Runtime, WorkflowCall
+from taskflow import RunHandle, RunPaused, Runtime, WorkflowCall
 from taskflow.loops.clocks import Clock
-from taskflow.records import Wait
+from taskflow.records import RunRecord, Wait
 
 PATIENCE = 20.0  # seconds after which a condition will not come about any more
+NEVER = 3600.0  # a poll interval: what happens has not been polled for
 
 
 class JumpingClock(Clock):
-    """A clock that also goes on when it is told to."""
+    """A clock that also goes on when it is told to; one that stands goes on only then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stands: bool = False) -> None:
         super().__init__()
+        self._stopped_at = super().now() if stands else None
         self._jumped = 0.0
         self._callbacks: list[Callable[[], None]] = []
 
     def now(self) -> float:
-        return super().now() + self._jumped
+        return (super().now() if self._stopped_at is None else self._stopped_at) + self._jumped
 
     def when_moved(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -35,12 +38,36 @@ class JumpingClock(Clock):
             callback()
 
 
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """What ``condition`` gives as soon as that is true."""
+async def until(condition: Callable[[], Any]) -> Any:
+    """What ``condition``, a function or a coroutine function, gives as soon as that is true."""
     with anyio.fail_after(PATIENCE):
-        while not (found := await condition()):  # noqa: ASYNC110 - it may be in another process
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return found
             await anyio.sleep(0.005)
-        return found
+
+
+async def until_status(runtime: Runtime, status: str, *thread_ids: str) -> list[RunRecord]:
+    """The latest runs of these threads, as soon as all have come to ``status``."""
+
+    async def come() -> list[RunRecord]:
+        records = [await runtime.get(each) for each in thread_ids]
+        return records if all(each.status == status for each in records) else []
+
+    found: list[RunRecord] = await until(come)
+    return found
+
+
+async def until_count(runtime: Runtime, status: str, count: int) -> None:
+    """Wait until so many runs have come to ``status``."""
+
+    async def enough() -> bool:
+        return len(await runtime.runs(status=status, limit=10_000)) >= count
+
+    await until(enough)
 
 
 async def waits_of(runtime: Runtime, call: WorkflowCall[Any], thread_id: str = "t") -> list[Wait]:
@@ -54,3 +81,9 @@ async def finish(runtime: Runtime, call: WorkflowCall[Any], thread_id: str = "t"
     """The result of a run that does not pause any more."""
     with anyio.fail_after(PATIENCE):
         return await runtime.run(call, thread_id=thread_id)
+
+
+async def result(handle: RunHandle[Any]) -> Any:
+    """The result of a run that was started, soon."""
+    with anyio.fail_after(PATIENCE):
+        return await handle.result()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import anyio
 import pytest
+from kinds import MakeStore, every_durability
 
-from taskflow import RetryPolicy, Runtime, Store, as_completed, emit, receive, task, workflow
+from taskflow import RetryPolicy, Runtime, as_completed, emit, receive, task, workflow
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.events import Emitted
 
 pytestmark = pytest.mark.anyio
-
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 
 
 class Crash(Exception):
@@ -40,9 +38,7 @@ async def recorded(runtime: Runtime) -> list[Any]:
 
 
 @every_durability
-async def test_a_rerun_does_not_tell_again(
-    make_store: Callable[[], Store], durability: Any
-) -> None:
+async def test_a_rerun_does_not_tell_again(make_store: MakeStore, durability: Any) -> None:
     """What was told before the crash is recorded; only what comes after it is new."""
     crash = True
 
@@ -270,7 +266,7 @@ async def test_values_come_while_the_body_still_executes(runtime: Runtime) -> No
 
 @every_durability
 async def test_values_come_early_in_every_durability(
-    make_store: Callable[[], Store], durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """Nobody waits for the end of the run to hear of them."""
     go_on = anyio.Event()

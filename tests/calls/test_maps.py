@@ -9,32 +9,16 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from bodies import Gauge
+from kinds import MakeStore, every_durability
 
-from taskflow import MemoryStore, RetryPolicy, Runtime, Store, task, workflow
+from taskflow import MemoryStore, RetryPolicy, Runtime, task, workflow
 
 pytestmark = pytest.mark.anyio
 
 
 class Crash(Exception):
     """What ends a run."""
-
-
-class Gauge:
-    """Counts how many bodies execute at the same time."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.most = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self.now -= 1
 
 
 @pytest.mark.parametrize("concurrency", [None, 1, 3, 100])
@@ -388,7 +372,7 @@ async def test_a_failing_async_iterable_stops_its_map(runtime: Runtime) -> None:
 
 
 async def test_a_cancelled_map_can_be_continued(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """A map that was cancelled half-way executes the rest, and only that, in another runtime."""
     bodies: list[int] = []
@@ -459,9 +443,9 @@ async def test_mapped_calls_are_retried_each_for_itself(runtime: Runtime) -> Non
     assert sorted(bodies) == [0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 async def test_many_items_are_all_recorded(
-    make_store: Callable[[], Store], anyio_backend: object, durability: Any
+    make_store: MakeStore, anyio_backend: object, durability: Any
 ) -> None:
     """More results than one batch holds are committed before anybody sees the list."""
 
@@ -533,7 +517,7 @@ async def test_a_map_takes_an_iterable(runtime: Runtime) -> None:
 
 
 async def test_items_that_failed_together_are_executed_again_together(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Whoever sees the map fail has seen all its failures: one rerun executes them all again."""
     bodies: list[int] = []

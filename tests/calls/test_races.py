@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore, every_durability, on_asyncio
+from processes import ENVIRONMENT
+from waits import PATIENCE, until
 
 import taskflow
 from taskflow import (
@@ -24,7 +25,6 @@ from taskflow import (
     RetryPolicy,
     RunPaused,
     Runtime,
-    Store,
     as_completed,
     emit,
     now,
@@ -37,11 +37,6 @@ from taskflow import (
 from taskflow.errors import NotInRun
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-
-PATIENCE = 20.0
 
 
 class Crash(Exception):
@@ -93,13 +88,6 @@ class Arms:
     async def until_begun(self, count: int) -> None:
         """Wait until so many bodies execute."""
         await until(lambda: len(self.begun) >= count)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    with anyio.fail_after(PATIENCE):
-        while not holds():  # noqa: ASYNC110
-            await anyio.sleep(0.002)
 
 
 @pytest.fixture
@@ -163,7 +151,7 @@ async def test_a_rerun_sees_the_same_winner_though_the_loser_would_be_faster(
 
 
 async def test_another_runtime_sees_the_same_winner_after_a_pause(
-    make_store: Callable[[], Store], arms: Arms
+    make_store: MakeStore, arms: Arms
 ) -> None:
     """Adverse timing in between: the loser is ready at once, the winner would never be."""
 
@@ -208,7 +196,7 @@ async def open_when_begun(arms: Arms, count: int, *names: str) -> None:
 
 @every_durability
 async def test_a_tie_is_recorded_once_in_every_durability(
-    make_store: Callable[[], Store], durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """Also where a commit comes long after the result was handed on."""
 
@@ -233,7 +221,7 @@ async def test_a_tie_is_recorded_once_in_every_durability(
 
 @every_durability
 async def test_a_tie_of_arms_with_other_durabilities_has_one_winner(
-    make_store: Callable[[], Store], durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """What is handed on first has won, and no rerun sees it otherwise."""
 
@@ -721,7 +709,7 @@ async def test_a_loser_does_not_share_its_result(runtime: Runtime) -> None:
 
 
 async def test_a_race_at_a_width_of_one_has_room_for_its_arms(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """A body that waits for a race holds no slot, and a loser gives its own back."""
 
@@ -843,7 +831,7 @@ async def test_a_signal_that_comes_as_another_arm_wins_stays_for_the_next_receiv
 
 @every_durability
 async def test_a_signal_that_a_loser_gave_back_is_taken_after_a_rerun_too(
-    make_store: Callable[[], Store], durability: Any, arms: Arms
+    make_store: MakeStore, durability: Any, arms: Arms
 ) -> None:
     """The race's loser has left nothing in the store that names the signal."""
 
@@ -1114,7 +1102,6 @@ anyio.run(main)
 
 def test_killed_after_the_commit_of_the_winner_a_rerun_has_the_same_one(tmp_path: Path) -> None:
     """``kill -9`` between that commit and the end of the run, and then the loser is faster."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     log = tmp_path / "log"
@@ -1125,7 +1112,7 @@ def test_killed_after_the_commit_of_the_winner_a_rerun_has_the_same_one(tmp_path
             [sys.executable, str(program), str(tmp_path), *arguments, "sync"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=ENVIRONMENT,
         )
 
     with start("a", "block") as killed:
@@ -1300,7 +1287,7 @@ print("ended")
         [sys.executable, "-c", program],
         capture_output=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])},
+        env=ENVIRONMENT,
     )
     assert done.stdout.decode().strip() == "ended", done.stderr.decode()
 
@@ -1412,9 +1399,7 @@ async def test_a_race_in_a_def_workflow(runtime: Runtime, arms: Arms) -> None:
     assert await runtime.run(choose(), thread_id="t") == "b"
 
 
-async def test_races_with_drift_as_an_error_are_rerun(
-    make_store: Callable[[], Store], arms: Arms
-) -> None:
+async def test_races_with_drift_as_an_error_are_rerun(make_store: MakeStore, arms: Arms) -> None:
     """A loser that was never recorded is not something new."""
 
     @workflow
@@ -1485,7 +1470,7 @@ async def test_results_come_in_the_order_of_their_commits(runtime: Runtime, arms
 
 @every_durability
 async def test_the_order_is_that_of_the_commits_in_every_durability(
-    make_store: Callable[[], Store], durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """All are ready at about the same moment, and the rerun would have it the other way round."""
     order: list[list[int]] = []
@@ -1517,7 +1502,7 @@ async def test_the_order_is_that_of_the_commits_in_every_durability(
 
 
 async def test_a_rerun_begins_with_what_is_recorded_and_executes_the_rest(
-    make_store: Callable[[], Store], arms: Arms
+    make_store: MakeStore, arms: Arms
 ) -> None:
     """The inverted timing changes the order of the rest alone."""
     collector = Collector(arms, "a", "b", "c", "d")
@@ -1733,9 +1718,7 @@ async def test_a_rerun_is_cut_off_by_a_deadline_while_it_executes_the_rest(
     assert await runtime.run(collect(), thread_id="t") == ["a", "b"]
 
 
-async def test_a_pause_in_the_middle_of_as_completed(
-    make_store: Callable[[], Store], arms: Arms
-) -> None:
+async def test_a_pause_in_the_middle_of_as_completed(make_store: MakeStore, arms: Arms) -> None:
     """Receives are answered one after another, each by another runtime; the order is kept."""
 
     @workflow
@@ -1933,7 +1916,7 @@ async def test_as_completed_in_an_arm_that_loses(runtime: Runtime, arms: Arms) -
 
 
 async def test_twenty_seeds_of_random_timings_never_change_the_history(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """Whatever order things happen in, a rerun in another order tells the same story."""
     from random import Random

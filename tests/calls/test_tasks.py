@@ -16,6 +16,7 @@ from typing import Any, Self
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import on_asyncio
 
 from taskflow import (
     MemoryStore,
@@ -31,7 +32,6 @@ from taskflow.errors import NotInRun, SerializationError
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
 
 LOCALE: ContextVar[str] = ContextVar("LOCALE", default="en")
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
+from kinds import MakeStore, on_asyncio
 from waits import JumpingClock
 
-from taskflow import Runtime, Store, now, random, receive, task, uuid, workflow
+from taskflow import Runtime, now, random, receive, task, uuid, workflow
 from taskflow.errors import NotInRun, RunPaused
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
 
 
 async def test_a_rerun_is_given_the_values_of_the_first_run(runtime: Runtime) -> None:
@@ -65,7 +63,7 @@ async def test_values_have_the_types_that_they_say(runtime: Runtime) -> None:
 
 
 async def test_now_is_the_time_of_the_runtimes_clock(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """A clock that is injected is the one that is asked; a rerun does not ask again."""
     clock = JumpingClock()

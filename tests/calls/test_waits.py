@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -14,6 +13,7 @@ from typing import Any, TypedDict
 import anyio
 import msgspec
 import pytest
+from kinds import MakeStore, every_durability, on_asyncio
 from waits import PATIENCE, JumpingClock, finish, until, waits_of
 
 from taskflow import (
@@ -22,7 +22,6 @@ from taskflow import (
     RunNotFound,
     RunPaused,
     Runtime,
-    Store,
     WorkflowCall,
     receive,
     sleep,
@@ -34,8 +33,6 @@ from taskflow.errors import NotInRun, SerializationError
 from taskflow.events import Waiting
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
 
 
 class Decision(msgspec.Struct):
@@ -566,7 +563,7 @@ async def test_an_unhandled_timeout_is_asked_again_with_a_new_deadline(runtime: 
 
 
 async def test_a_deadline_counts_from_the_first_call_over_reruns(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Each rerun waits for what is left, and shows the same deadline."""
     clock = JumpingClock()
@@ -588,7 +585,7 @@ async def test_a_deadline_counts_from_the_first_call_over_reruns(
 
 
 async def test_a_signal_that_was_sent_in_time_counts_though_nobody_lived(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Who wakes after the deadline takes what came before it, and not what came after."""
     clock = JumpingClock()
@@ -609,7 +606,7 @@ async def test_a_signal_that_was_sent_in_time_counts_though_nobody_lived(
 
 
 async def test_a_value_that_was_taken_stays_though_its_deadline_passes(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """The record of the call ends it, whatever the time is on a rerun."""
     clock = JumpingClock()
@@ -848,9 +845,7 @@ async def test_a_map_shows_as_many_waits_as_it_executes(runtime: Runtime) -> Non
     assert await finish(runtime, main()) == 75
 
 
-async def test_waiting_bodies_hold_no_slot(
-    make_store: Callable[[], Store], anyio_backend: object
-) -> None:
+async def test_waiting_bodies_hold_no_slot(make_store: MakeStore, anyio_backend: object) -> None:
     """Not even the only one: while one waits, others execute."""
 
     @task
@@ -959,7 +954,7 @@ async def test_a_workflow_may_send_to_itself_and_to_others(runtime: Runtime) -> 
 
 
 async def test_two_runtimes_in_one_process_may_send_to_each_other(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """A run that executes here, and one that sleeps here, hear of it within the poll interval."""
 
@@ -1059,9 +1054,9 @@ async def test_waits_are_not_drift(runtime: Runtime, caplog: pytest.LogCaptureFi
     assert "ended without 1 signals that were sent to it: unasked" in told
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 async def test_every_durability_takes_a_signal_once(
-    make_store: Callable[[], Store], anyio_backend: object, durability: Any
+    make_store: MakeStore, anyio_backend: object, durability: Any
 ) -> None:
     """A pause commits what was held back; a rerun asks for what is left."""
 
@@ -1086,7 +1081,7 @@ async def test_every_durability_takes_a_signal_once(
 
 @pytest.mark.parametrize("is_rerun", [False, True])
 async def test_drift_is_no_hindrance_to_waits(
-    make_store: Callable[[], Store], anyio_backend: object, is_rerun: bool
+    make_store: MakeStore, anyio_backend: object, is_rerun: bool
 ) -> None:
     """``on_drift="error"``: a rerun that asks for what is recorded waits on."""
 
@@ -1126,7 +1121,7 @@ async def test_a_short_sleep_is_not_worth_a_pause(runtime: Runtime) -> None:
 
 
 async def test_a_rerun_sleeps_only_for_what_is_left(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """The time of waking was recorded on the first call, and is not moved by reruns."""
     clock = JumpingClock()

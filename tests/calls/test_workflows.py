@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 import gc
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import pytest
+from kinds import MakeStore
 from msgspec import Struct
 
-from taskflow import RetryPolicy, RunHandle, Runtime, Store, current, previous, save, task, workflow
+from taskflow import RetryPolicy, RunHandle, Runtime, current, previous, save, task, workflow
 from taskflow.errors import NotInRun, SerializationError
 
 pytestmark = pytest.mark.anyio
@@ -495,7 +495,7 @@ async def test_a_handle_is_typed_by_its_workflow(runtime: Runtime) -> None:
     assert await handle.result() == "A"
 
 
-async def test_a_recorded_argument_is_never_left_out(make_store: Callable[[], Store]) -> None:
+async def test_a_recorded_argument_is_never_left_out(make_store: MakeStore) -> None:
     """A run is not continued by code that has no such parameter any more."""
 
     @workflow(name="greet")

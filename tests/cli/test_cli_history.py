@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -17,14 +16,13 @@ pytest.importorskip("rich")
 pytest.importorskip("typer")
 
 import test_cli
+from processes import ENVIRONMENT
 from test_cli import Invoke, bodies
 
-import taskflow
 from taskflow.cli import history as cli_history
 from taskflow.records import Pruned
 
 folder, invoke, spawn = test_cli.folder, test_cli.invoke, test_cli.spawn  # its fixtures
-ROOT = str(Path(taskflow.__file__).parents[1])
 
 
 def shown(invoke: Invoke, thread: str) -> list[dict[str, object]]:
@@ -44,7 +42,7 @@ def squares(invoke: Invoke, folder: Path) -> list[str]:
 def test_the_command_line_has_these_commands_too() -> None:
     """They are found by who types ``taskflow``, and not only by these tests."""
     command = [sys.executable, "-m", "taskflow.cli", "--help"]
-    environment = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "100"}
+    environment = {**ENVIRONMENT, "COLUMNS": "100"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
     for name in ("fork", "replace", "prune", "export", "import", "forget"):

@@ -24,9 +24,9 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from processes import ENVIRONMENT
 from steps import TOTAL, Injected, Report, Steps, check
 
-import taskflow
 from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
 from taskflow.errors import StoreError
 from taskflow.stores.sqlite.locks import OwnerLock
@@ -35,7 +35,6 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE = 30.0
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 LEASE = 0.6  # seconds: its thread wakes ten times a second
 
 

@@ -21,15 +21,14 @@ import anyio
 import anyio.to_thread
 import jumping
 import pytest
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import Runtime, SQLiteStore, ThreadBusy
 from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("jumping.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 FAKETIME = [
     Path("/usr/lib", *place, "faketime", "libfaketimeMT.so.1")
     for place in ((f"{os.uname().machine}-linux-gnu",), ())

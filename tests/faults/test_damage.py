@@ -8,7 +8,6 @@ events, waits, and which bodies were executed.
 from __future__ import annotations
 
 import json
-import os
 import random
 import selectors
 import sqlite3
@@ -23,11 +22,9 @@ from typing import Any, Final
 
 import pytest
 from pages import regions
-
-import taskflow
+from processes import ENVIRONMENT
 
 PROGRAM = Path(__file__).with_name("ledger.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 TIME_LIMIT: Final = 60.0  # seconds, for all that is asked of one copy
 FRAME: Final = 24 + 4096  # bytes of a page in the WAL, with its header
 WAL_HEADER: Final = 32

@@ -16,8 +16,8 @@ from pathlib import Path
 import anyio
 import pytest
 from forker import THREAD, parts
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import Runtime
 from taskflow.stores.sqlite.locks import FileLock, OwnerLock
 
@@ -27,7 +27,6 @@ pytestmark = [
 ]
 
 PATIENCE = 20.0  # seconds, less than a lease: only a lock tells so early that its owner is dead
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
 Fork = Callable[[str], "subprocess.Popen[str]"]
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import hypothesis.strategies as st
 import pytest
+from processes import ROOT
 from values import (
     ATOMS,
     RECORDS,
@@ -29,7 +30,6 @@ from values import (
     texts,
 )
 
-import taskflow
 from taskflow.errors import SerializationError
 from taskflow.wire.identity import canonical_arguments, key_json
 
@@ -39,7 +39,6 @@ TELLING = [
     for each in (*SCALARS, *RECORDS)
     if each.annotation not in (Any, object, Cat | Dog, Literal[1, "1", "a"])
 ]
-PACKAGE = str(Path(taskflow.__file__).parents[1])
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ for _ in range(int(sys.argv[2])):
 
 def test_ids_are_the_same_in_every_process(seed: int, is_long: bool) -> None:
     """Whatever its hashes of text are, and so the order of its sets."""
-    path = os.pathsep.join([PACKAGE, str(Path(__file__).parent)])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     seen = {
         subprocess.run(
             [sys.executable, "-c", PROGRAM, str(seed), str(5000 if is_long else 50)],

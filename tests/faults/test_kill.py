@@ -12,8 +12,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from processes import ENVIRONMENT, module_of
 
-import taskflow
 from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
 from taskflow.errors import LeaseLost
 
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("hundred.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
 # Nobody waits for a lease to run out in these tests: a killed owner is noticed at once.
 PATIENCE = 20.0
@@ -164,7 +163,7 @@ async def test_an_owner_that_stood_still_past_its_lease_writes_nothing(work: Wor
     owner.send_signal(signal.SIGSTOP)
     expire_leases(work.db)
 
-    program = load_program()
+    program = module_of(PROGRAM)
     with anyio.fail_after(PATIENCE):
         async with Runtime(SQLiteStore(work.db)) as runtime:
             program.configure(work.folder, block_at=-1)
@@ -183,7 +182,7 @@ async def test_a_living_owner_is_not_overtaken(work: Work) -> None:
     """As long as its lease and its lock are held, a slow owner keeps its run."""
     work.start(block_at=2)
     work.wait_for(2)
-    program = load_program()
+    program = module_of(PROGRAM)
     async with Runtime(SQLiteStore(work.db)) as runtime:
         with pytest.raises(ThreadBusy):
             await runtime.run(program.hundred(100), thread_id="t")
@@ -263,15 +262,3 @@ def expire_leases(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE lease SET expires = 0")
     db.close()
-
-
-def load_program():
-    """The module of the program, imported here: the same functions under the same names."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("hundred", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -10,14 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import RunNotFound, Runtime, task, workflow
 from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 COUNT = 2000
 
 # Says when it is in the middle of a transaction, and stays there until it is killed.

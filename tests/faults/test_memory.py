@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-import taskflow
+from processes import ENVIRONMENT
 
 PROGRAM = Path(__file__).with_name("growth.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
 LIMIT = 100.0  # MiB
 PATIENCE = 3600.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sqlite3
@@ -15,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import Runtime
 from taskflow.errors import SchemaTooNew
 from taskflow.stores.sqlite.statements import MIGRATIONS, SCHEMA
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("migrant.py")
 FOLDER = Path(__file__).parents[1] / "schemas"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE = 60.0
 COPIES = 8000  # of every call of a thread: its indexes take a while to make
 ENDS = ("", "-wal")

@@ -6,9 +6,7 @@ find it: in a copy of the files that was taken after each kill.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import random
 import shutil
 import signal
@@ -26,13 +24,12 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
+from processes import ENVIRONMENT, module_of
 
-import taskflow
 from taskflow import Runtime
 
 PROGRAM = Path(__file__).with_name("mixed.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE = 60.0
 
 THREADS = 50  # of the process that is alone
@@ -195,12 +192,7 @@ class Work:
 @pytest.fixture
 def program() -> ModuleType:
     """The program's module, which knows what is right."""
-    spec = importlib.util.spec_from_file_location("mixed", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(PROGRAM)
 
 
 @pytest.fixture

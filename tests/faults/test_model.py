@@ -25,13 +25,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as explore
+from kinds import MakeStore
 from model import PENDING, VALUE, Death, Key, Model, Moment, Outcome, Path, Run, said
 from model import Runtime as ModelRuntime
+from processes import ENVIRONMENT
 from scripts import WORKFLOWS, board
 from stage import PATIENCE, SETTLE, Caller, Stage
 
-import taskflow
-from taskflow import MemoryStore, RunPaused, SQLiteStore, Store
+from taskflow import MemoryStore, RunPaused, SQLiteStore
 
 STEP = 10.0  # virtual seconds: more than any step takes
 THREADS = ["t0", "t1", "t2", "t3"]
@@ -49,7 +50,6 @@ PARAMETERS = {
 }
 
 PROGRAM = File(__file__).with_name("scripts.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(File(taskflow.__file__).parents[1])}
 
 
 # Scripts.
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
         assert self.folder is not None
         return os.path.join(self.folder, "taskflow.db")
 
-    def make_store(self) -> Callable[[], Store]:
+    def make_store(self) -> MakeStore:
         """Opens the same records again and again."""
         if self.on_disk:
             # Nobody loses power here.

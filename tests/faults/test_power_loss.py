@@ -7,7 +7,6 @@ nothing, all, or some sectors. SQLite and taskflow open each of them.
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import subprocess
@@ -22,14 +21,13 @@ import acknowledge
 import pytest
 from acknowledge import LASTING, climb, expected
 from disks import STRACE, Disk, Line, Sync, may_trace
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import Runtime
 
 pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(acknowledge.__file__)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE: Final = 120.0
 ROWS: Final = """
 SELECT thread_id, sequence, task_id, kind, payload, checksum FROM checkpoint

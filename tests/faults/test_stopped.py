@@ -5,8 +5,6 @@ A stopped process keeps its locks: nothing but its lease, which runs out, tells 
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import signal
 import sqlite3
 import subprocess
@@ -23,8 +21,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
+from processes import ENVIRONMENT, module_of
 
-import taskflow
 from taskflow import Runtime, SQLiteStore, ThreadBusy
 from taskflow.stores.sqlite.locks import FileLock
 
@@ -35,7 +33,6 @@ pytestmark = [
 
 PROGRAM = Path(__file__).with_name("stopped.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE = 30.0
 TTL = 1.0  # seconds
 RESULTS = "SELECT count(*) FROM checkpoint WHERE kind = 'result'"
@@ -176,11 +173,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 @pytest.fixture
 def program(work: Work) -> ModuleType:
     """The program's module in this process: the same workflows under the same names."""
-    spec = importlib.util.spec_from_file_location("stopped", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(PROGRAM)
     module.configure(work.folder, holds=False)
     return module
 

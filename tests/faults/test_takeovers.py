@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -18,8 +16,8 @@ from typing import Any
 
 import anyio
 import pytest
+from processes import ENVIRONMENT, module_of
 
-import taskflow
 from taskflow import Runtime, SQLiteStore
 from taskflow.errors import RunSetAside
 from taskflow.records import RunStatus
@@ -28,7 +26,6 @@ pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("orphans.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
 PATIENCE = 60.0
 PARTS = 5  # effects of one run of ``steps``
@@ -126,11 +123,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 @pytest.fixture
 def program(work: Work) -> ModuleType:
     """The program's module in this process: the same workflows under the same names."""
-    spec = importlib.util.spec_from_file_location("orphans", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(PROGRAM)
     module.configure(work.folder)
     return module
 

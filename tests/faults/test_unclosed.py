@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-import taskflow
+from processes import ENVIRONMENT
 
 PROGRAM = Path(__file__).with_name("unclosed.py")
 # The package that is tested, whether it is installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 WARNING = "ResourceWarning: a Runtime on {} was never closed"
 
 SECONDS = 2.0  # from the moment at which the program leaves

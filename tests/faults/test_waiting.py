@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import queue
 import subprocess
 import sys
@@ -11,13 +9,12 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import anyio
 import pytest
+from processes import ENVIRONMENT, module_of
 
-import taskflow
 from taskflow import RunNotFound, RunPaused, Runtime
 from taskflow.loops.clocks import Clock
 from taskflow.records import RunRecord
@@ -25,7 +22,6 @@ from taskflow.records import RunRecord
 pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("waiting.py")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 PATIENCE = 30.0
 
 
@@ -83,7 +79,7 @@ class Work:
         self.log = folder / "log"
         self.log.touch()
         self.processes: list[Process] = []
-        self.program = _load_program()
+        self.program = module_of(PROGRAM)
         self.program.configure(folder)
 
     def begin(self, *arguments: str, block: str = "-", program: Any = None) -> Process:
@@ -127,16 +123,6 @@ def work(tmp_path: Path) -> Iterator[Work]:
         for pipe in (each.process.stdout, each.process.stderr):
             assert pipe is not None
             pipe.close()
-
-
-def _load_program() -> ModuleType:
-    """The module of the program, imported here: the same functions under the same names."""
-    spec = importlib.util.spec_from_file_location("waiting", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(

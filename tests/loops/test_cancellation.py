@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import on_asyncio
 
 from taskflow import (
     MemoryStore,
@@ -31,7 +32,6 @@ from taskflow import (
 
 pytestmark = pytest.mark.anyio
 
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
 
 EXPECTED = ["reserve", ["a", "b", "c"], "inner", "thread"]
 

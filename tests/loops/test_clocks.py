@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore
 from waits import PATIENCE, JumpingClock, finish, until, waits_of
 
-from taskflow import Runtime, Store, receive, sleep, task, workflow
+from taskflow import Runtime, receive, sleep, task, workflow
 from taskflow.loops.clocks import Alarms, Clock
 from taskflow.loops.loop import current_loop
 
@@ -147,9 +148,7 @@ async def test_an_alarm_may_set_and_cancel_others(alarms: Alarms, clock: Jumping
     assert await rung(rings, 2) == ["first", "third"]
 
 
-async def test_a_jump_forward_is_over_at_once(
-    make_store: Callable[[], Store], clock: JumpingClock
-) -> None:
+async def test_a_jump_forward_is_over_at_once(make_store: MakeStore, clock: JumpingClock) -> None:
     """A sleeping run wakes when its time has come, however that came about."""
 
     @workflow
@@ -180,9 +179,7 @@ async def _has_ended(runtime: Runtime, count: int) -> bool:
     return len(await runtime.tasks("t")) >= count
 
 
-async def test_a_jump_backward_shortens_nothing(
-    make_store: Callable[[], Store], clock: JumpingClock
-) -> None:
+async def test_a_jump_backward_shortens_nothing(make_store: MakeStore, clock: JumpingClock) -> None:
     """What is to last until a time lasts until then."""
 
     @workflow
@@ -207,7 +204,7 @@ async def test_a_jump_backward_shortens_nothing(
 
 
 async def test_a_jump_backward_does_not_keep_a_run_from_pausing(
-    make_store: Callable[[], Store], clock: JumpingClock
+    make_store: MakeStore, clock: JumpingClock
 ) -> None:
     """How long a run is idle is no matter of what time it is."""
 
@@ -239,7 +236,7 @@ async def test_a_jump_backward_does_not_keep_a_run_from_pausing(
 
 
 async def test_a_jump_backward_does_not_keep_a_runtime_from_looking(
-    make_store: Callable[[], Store], clock: JumpingClock
+    make_store: MakeStore, clock: JumpingClock
 ) -> None:
     """What another process has sent is seen within the poll interval, whatever time it is."""
 
@@ -264,7 +261,7 @@ async def test_a_jump_backward_does_not_keep_a_runtime_from_looking(
 
 
 async def test_durations_are_not_negative_whatever_the_clock_does(
-    make_store: Callable[[], Store], clock: JumpingClock
+    make_store: MakeStore, clock: JumpingClock
 ) -> None:
     """A task during which the clock was set back."""
 
@@ -282,7 +279,7 @@ async def test_durations_are_not_negative_whatever_the_clock_does(
 
 
 async def test_many_sleeping_runs_wake_in_the_order_of_their_times(
-    make_store: Callable[[], Store], clock: JumpingClock
+    make_store: MakeStore, clock: JumpingClock
 ) -> None:
     """One jump for each of them: the others sleep on."""
     woken: list[int] = []
@@ -320,7 +317,7 @@ class WholeSeconds(Clock):
         return int(super().now())
 
 
-async def test_a_clock_may_give_whole_numbers(make_store: Callable[[], Store]) -> None:
+async def test_a_clock_may_give_whole_numbers(make_store: MakeStore) -> None:
     """What is recorded is read back as it was, on every store."""
 
     @task

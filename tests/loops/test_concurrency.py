@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore
 
-from taskflow import Runtime, Store, ThreadBusy, previous, task, workflow
+from taskflow import Runtime, ThreadBusy, previous, task, workflow
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def narrow(make_store: Callable[[], Store], anyio_backend: object) -> AsyncIterator[Runtime]:
+async def narrow(make_store: MakeStore, anyio_backend: object) -> AsyncIterator[Runtime]:
     """A runtime in which one body executes at a time."""
     with anyio.fail_after(20):
         async with Runtime(make_store(), max_concurrency=1) as runtime:
@@ -269,7 +270,7 @@ async def test_different_runs_of_one_thread_lose_nothing(runtime: Runtime) -> No
 
 
 async def test_one_thread_in_many_runtimes_has_one_writer(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Several runtimes on one store: one execution, and the same result for all who wait."""
     bodies: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import every_durability
 
 from taskflow import MemoryStore, Runtime, SQLiteStore, task, workflow
 from taskflow.errors import SerializationError, StoreError
@@ -132,7 +133,7 @@ async def test_a_failure_is_in_the_file_before_it_is_caught(tmp_path: Path) -> N
 
 
 @on_sqlite
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 async def test_everything_is_in_the_file_when_run_returns(tmp_path: Path, durability: Any) -> None:
     """In any mode a run's own result is handed out when all it rests on is durable."""
     path = tmp_path / "taskflow.db"
@@ -147,7 +148,7 @@ async def test_everything_is_in_the_file_when_run_returns(tmp_path: Path, durabi
 
 
 @on_sqlite
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 async def test_a_failed_run_leaves_its_results_in_the_file(tmp_path: Path, durability: Any) -> None:
     """A run that fails has committed what it has done."""
     path = tmp_path / "taskflow.db"

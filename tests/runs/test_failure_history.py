@@ -8,18 +8,17 @@ import pickle
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
+from kinds import MakeStore, in_memory
 
 from taskflow import (
     MemoryStore,
     RetryPolicy,
     Runtime,
     SQLiteStore,
-    Store,
     TaskFailed,
     task,
     workflow,
@@ -943,7 +942,7 @@ async def test_a_body_that_cancels_a_child_of_its_own_has_failed_by_it() -> None
         assert (await runtime.get("t")).status == "error"
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"], indirect=True)
+@in_memory
 async def test_a_scope_of_the_bodys_own_is_its_own_business(runtime: Runtime) -> None:
     """A body whose own scope times out has not been cancelled: it goes on, and is recorded."""
 
@@ -1013,7 +1012,7 @@ async def test_a_generator_exit_is_never_recorded(runtime: Runtime) -> None:
 
 
 async def test_a_failure_is_history_for_another_process_too(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """Nothing of the rule lives in memory: another runtime on the same records meets the same."""
     bodies: list[str] = []

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore, on_asyncio
 
-from taskflow import Runtime, Store, task, workflow
+from taskflow import Runtime, task, workflow
 from taskflow.errors import HistoryMismatch, SerializationError, TaskNameConflict
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
 
 
 class Crash(Exception):
@@ -586,7 +585,7 @@ async def test_what_a_replayed_task_had_called_is_not_unused(
 
 
 @pytest.fixture
-async def strict(make_store: Callable[[], Store], anyio_backend: object):
+async def strict(make_store: MakeStore, anyio_backend: object):
     """A runtime that refuses drift."""
     async with Runtime(make_store(), on_drift="error") as runtime:
         yield runtime

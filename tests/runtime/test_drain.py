@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from bodies import Gate
+from kinds import MakeStore
+from processes import ENVIRONMENT
+from waits import PATIENCE, until, until_count, until_status
 
-import taskflow
 from taskflow import (
     RetryPolicy,
     RunHandle,
     Runtime,
     RunUnfinished,
-    Store,
     previous,
     receive,
     sleep,
@@ -29,38 +30,6 @@ from taskflow import (
 from taskflow.records import RunStatus
 
 pytestmark = pytest.mark.anyio
-
-MakeStore = Callable[[], Store]
-
-PATIENCE = 20.0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
-async def until_paused(runtime: Runtime, thread_id: str) -> None:
-    """Wait until the thread's run is paused."""
-    with anyio.fail_after(PATIENCE):
-        while (await runtime.get(thread_id)).status != RunStatus.PAUSED:  # noqa: ASYNC110
-            await anyio.sleep(0.01)
-
-
-class Gate:
-    """Bodies that wait until they are let go; who has begun and who has ended."""
-
-    def __init__(self) -> None:
-        self.begun: list[Any] = []
-        self.ended: list[Any] = []
-        self.go = anyio.Event()
-
-    async def pass_through(self, name: Any) -> None:
-        self.begun.append(name)
-        await self.go.wait()
-        self.ended.append(name)
 
 
 async def drained_while(runtime: Runtime, gate: Gate, timeout: float = PATIENCE) -> None:
@@ -128,9 +97,7 @@ async def test_a_drained_run_is_continued_by_whoever_recovers(
         await drained_while(runtime, gate)
 
     async with Runtime(make_store(), workflows=[steps], recover=True) as runtime:
-        with anyio.fail_after(PATIENCE):
-            while (await runtime.get("t")).status != RunStatus.SUCCESS:  # noqa: ASYNC110
-                await anyio.sleep(0.01)
+        await until_status(runtime, RunStatus.SUCCESS, "t")
     assert gate.begun == [0, 1, 2]
 
 
@@ -544,7 +511,7 @@ async def test_a_run_that_sleeps_stays_paused_and_its_waiters_are_told(
 
     async with Runtime(make_store()) as runtime:
         handle = await runtime.start(asking(), thread_id="t")
-        await until_paused(runtime, "t")
+        await until_status(runtime, RunStatus.PAUSED, "t")
         with anyio.fail_after(PATIENCE):
             await runtime.drain()
             assert isinstance(await failure_of(handle.result()), RunUnfinished)
@@ -578,7 +545,7 @@ async def test_who_waits_through_pauses_is_told_the_same_while_another_body_ends
     handle = await runtime.start(asking(), thread_id="asking")
     async with anyio.create_task_group() as group:
         group.start_soon(runtime.drain)
-        await until_paused(runtime, "asking")
+        await until_status(runtime, RunStatus.PAUSED, "asking")
         gate.go.set()
     assert isinstance(await failure_of(handle.result()), RunUnfinished)
 
@@ -598,7 +565,7 @@ async def test_a_timer_that_was_asleep_goes_on_from_its_deadline(
 
     async with Runtime(make_store()) as runtime:
         handle = await runtime.start(napping(), thread_id="t")
-        await until_paused(runtime, "t")
+        await until_status(runtime, RunStatus.PAUSED, "t")
         (wait,) = (await runtime.get("t")).waits
         assert wait.deadline is not None
         assert wait.deadline <= (await runtime.get("t")).created + 3600 + PATIENCE
@@ -847,7 +814,7 @@ anyio.run(main)
         [sys.executable, "-c", program],
         capture_output=True,
         timeout=PATIENCE,
-        env={**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])},
+        env=ENVIRONMENT,
     )
     assert ended.stdout.strip() == b"ended", ended.stderr.decode()
 
@@ -951,7 +918,5 @@ async def test_many_runs_are_drained_together(make_store: MakeStore, anyio_backe
     async with Runtime(make_store(), workflows=[steps], recover=True) as runtime:
         for number in range(3, 50, 4):
             await runtime.send(f"t{number}", "answer", 0)
-        with anyio.fail_after(PATIENCE):
-            while len(await runtime.runs(status="success")) < 50:  # noqa: ASYNC110
-                await anyio.sleep(0.02)
+        await until_count(runtime, RunStatus.SUCCESS, 50)
     assert len(gate.begun) == len(set(gate.begun))

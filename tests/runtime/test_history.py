@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,8 +13,8 @@ from typing import Any
 
 import anyio
 import pytest
+from processes import ENVIRONMENT
 
-import taskflow
 from taskflow import (
     MemoryStore,
     RunNotFound,
@@ -36,7 +35,6 @@ from taskflow.records import Pruned, RunStatus, TaskRecord
 
 pytestmark = pytest.mark.anyio
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
 bodies: list[str] = []
 

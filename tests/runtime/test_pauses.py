@@ -14,7 +14,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from waits import PATIENCE, JumpingClock, finish, until, waits_of
+from kinds import MakeStore, in_memory_on_asyncio, on_asyncio
+from waits import PATIENCE, JumpingClock, finish, result, until, waits_of
 
 from taskflow import (
     MemoryStore,
@@ -36,16 +37,12 @@ from taskflow import (
     workflow,
 )
 from taskflow.errors import StoreError
-from taskflow.loops.clocks import Clock
 from taskflow.records import RunStatus
 from taskflow.stores.batches import Batch, Committed
 from taskflow.stores.rows import SignalRow
 from taskflow.testing import WrappedStore
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
-in_memory_on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio"], indirect=True)
 
 
 @workflow
@@ -60,21 +57,12 @@ async def ask_twice() -> list[Any]:
 
 async def paused(handle: RunHandle[Any]) -> None:
     """Wait until nothing of the run executes."""
-
-    async def is_paused() -> bool:
-        return handle.status == RunStatus.PAUSED
-
-    await until(is_paused)
-
-
-async def result(handle: RunHandle[Any]) -> Any:
-    with anyio.fail_after(PATIENCE):
-        return await handle.result()
+    await until(lambda: handle.status == RunStatus.PAUSED)
 
 
 @asynccontextmanager
 async def two_runtimes(
-    make_store: Callable[[], Store], **options: Any
+    make_store: MakeStore, **options: Any
 ) -> AsyncIterator[tuple[Runtime, Runtime]]:
     """Two on the same records, as two processes have."""
     options = {"poll_interval": 0.03, **options}
@@ -565,7 +553,7 @@ async def test_waiters_may_leave_at_any_moment_of_a_pause(runtime: Runtime) -> N
 
 @in_memory_on_asyncio
 async def test_a_run_that_nobody_waits_for_is_not_woken(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Its waiter left while it waited for room, after its signal had come."""
     hold = anyio.Event()
@@ -605,7 +593,7 @@ async def test_a_run_that_nobody_waits_for_is_not_woken(
 
 
 async def test_as_many_runs_as_there_is_room_for_go_on_at_once(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """``max_concurrent_runs``: the others follow, and all get their turn."""
     executing: list[int] = []
@@ -733,9 +721,7 @@ async def test_what_a_paused_run_has_recorded_can_be_forgotten(runtime: Runtime)
     assert await result(handle) == [2, 5]
 
 
-async def test_a_paused_run_is_resumed(
-    make_store: Callable[[], Store], anyio_backend: object
-) -> None:
+async def test_a_paused_run_is_resumed(make_store: MakeStore, anyio_backend: object) -> None:
     """By its thread alone, with its recorded input, in another runtime."""
     async with Runtime(make_store()) as runtime:
         await waits_of(runtime, ask("z"))
@@ -763,7 +749,7 @@ async def test_a_paused_run_keeps_what_its_predecessor_saved(runtime: Runtime) -
 
 
 async def test_closing_the_runtime_tells_who_waits_for_a_paused_run(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """RunUnfinished; the run stays paused, and the next runtime continues it."""
     heard: list[BaseException] = []
@@ -792,7 +778,7 @@ async def test_closing_the_runtime_tells_who_waits_for_a_paused_run(
 
 @pytest.mark.parametrize("milliseconds", range(60, 150, 10))
 async def test_a_runtime_may_be_closed_in_any_moment_of_a_pause(
-    make_store: Callable[[], Store], anyio_backend: object, milliseconds: int
+    make_store: MakeStore, anyio_backend: object, milliseconds: int
 ) -> None:
     """Whatever is under way: the run is whole for the next runtime."""
     async with Runtime(make_store()) as runtime:
@@ -809,7 +795,7 @@ async def test_a_runtime_may_be_closed_in_any_moment_of_a_pause(
 
 
 async def test_a_runtime_that_recovers_continues_what_is_due(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Nobody else asks: a signal that came, and a time that has come, while nobody lived."""
     clock = JumpingClock()
@@ -839,7 +825,7 @@ async def _has_succeeded(runtime: Runtime, *thread_ids: str) -> bool:
 
 @pytest.mark.parametrize("from_here", [True, False])
 async def test_a_signal_that_comes_while_the_run_is_unwound_wakes_it(
-    make_store: Callable[[], Store], anyio_backend: object, from_here: bool
+    make_store: MakeStore, anyio_backend: object, from_here: bool
 ) -> None:
     """From this runtime and from another one; before, while and after its cleanup."""
     cleaning, go = anyio.Event(), anyio.Event()
@@ -882,7 +868,7 @@ async def test_an_impatient_waiter_is_given_what_came_while_the_run_was_unwound(
 
 
 async def test_signals_at_any_time_around_the_pause_are_taken(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Many runs, each sent to at another moment of its pause, from here and from elsewhere."""
     count = 60
@@ -907,26 +893,6 @@ async def test_signals_at_any_time_around_the_pause_are_taken(
     assert sorted(results) == [[number, number] for number in range(count)]
 
 
-class StandingClock(Clock):
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = super().now()
-        self._callbacks: list[Callable[[], None]] = []
-
-    def now(self) -> float:
-        return self._now
-
-    def when_moved(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def move(self, seconds: float) -> None:
-        self._now += seconds
-        for callback in self._callbacks:
-            callback()
-
-
 class StoreThatTells(MemoryStore):
     """Calls back after a signal was committed, before its sender hears of that."""
 
@@ -944,7 +910,7 @@ class StoreThatTells(MemoryStore):
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_signal_in_the_moment_of_the_pause_is_not_lost(turns: int) -> None:
     """It was handed over, and before the receive has seen it the run is found to be idle."""
-    clock = StandingClock()
+    clock = JumpingClock(stands=True)
 
     @workflow
     async def main() -> Any:
@@ -954,12 +920,12 @@ async def test_a_signal_in_the_moment_of_the_pause_is_not_lost(turns: int) -> No
         if turns:
             asyncio.get_running_loop().call_soon(be_idle_in, turns - 1)
         else:
-            clock.move(0.11)
+            clock.jump(0.11)
 
     async with Runtime(StoreThatTells(lambda: be_idle_in(turns)), clock=clock) as runtime:
         handle = await runtime.start(main(), thread_id="t")
         await until(lambda: _waits(runtime, 2))
-        clock.move(0.11)  # since then, nothing has happened
+        clock.jump(0.11)  # since then, nothing has happened
         await anyio.sleep(0.02)
         assert handle.status == RunStatus.RUNNING
         await runtime.send("t", "x", 1)
@@ -983,7 +949,7 @@ async def _has_recorded(runtime: Runtime, count: int) -> bool:
 
 
 async def test_a_signal_from_elsewhere_wakes_who_sleeps_here(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Within the poll interval; each effect happens once."""
     effects: list[str] = []
@@ -1009,7 +975,7 @@ async def test_a_signal_from_elsewhere_wakes_who_sleeps_here(
 
 
 async def test_a_run_that_another_runtime_has_woken_is_busy(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """It executes there: who is not patient hears that, and not of a pause without waits."""
     async with awake_elsewhere(make_store) as (here, handle, main, go):
@@ -1021,7 +987,7 @@ async def test_a_run_that_another_runtime_has_woken_is_busy(
 
 
 async def test_cancel_reaches_a_run_that_another_runtime_has_woken(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """``cancel`` ends it, whoever executes it, though it once slept here."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
@@ -1034,7 +1000,7 @@ async def test_cancel_reaches_a_run_that_another_runtime_has_woken(
 
 
 async def test_a_handle_cancels_a_run_that_another_runtime_has_woken(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """The same for who holds on to it."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
@@ -1045,7 +1011,7 @@ async def test_a_handle_cancels_a_run_that_another_runtime_has_woken(
 
 
 async def test_a_run_that_another_runtime_has_woken_is_not_deleted_or_forgotten(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """ThreadBusy, as for any that executes elsewhere."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
@@ -1060,7 +1026,7 @@ async def test_a_run_that_another_runtime_has_woken_is_not_deleted_or_forgotten(
 
 @asynccontextmanager
 async def awake_elsewhere(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> AsyncIterator[tuple[Runtime, RunHandle[Any], Callable[[], Any], anyio.Event]]:
     """A run that sleeps here, and executes a body in another runtime."""
     go, begun = anyio.Event(), anyio.Event()
@@ -1097,7 +1063,7 @@ async def awake_elsewhere(
 
 
 async def test_who_sleeps_here_follows_what_others_do_to_the_run(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Cancelled, superseded, deleted elsewhere: whoever waits here hears of it."""
     async with two_runtimes(make_store) as (here, there):
@@ -1124,9 +1090,9 @@ async def test_who_sleeps_here_follows_what_others_do_to_the_run(
     assert isinstance(heard["deleted"], RunNotFound)
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
+@on_asyncio
 async def test_every_awaited_sleeping_run_is_looked_at(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """However many there are: what another runtime has ended is heard of here."""
     go, begun = anyio.Event(), anyio.Event()
@@ -1169,7 +1135,7 @@ async def test_every_awaited_sleeping_run_is_looked_at(
 
 @pytest.mark.parametrize("count", [1, 5])
 async def test_two_runtimes_that_sleep_on_one_timer_execute_it_once(
-    make_store: Callable[[], Store], anyio_backend: object, count: int
+    make_store: MakeStore, anyio_backend: object, count: int
 ) -> None:
     """Both wake at the same time; the store gives the run to one of them."""
     clock = JumpingClock()
@@ -1441,7 +1407,7 @@ class SlowToPause(WrappedStore):
 
 @on_asyncio
 async def test_who_is_cancelled_while_the_run_pauses_is_cancelled(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """He is not told of the pause instead, which would make his own time limit no limit."""
     store = SlowToPause(make_store())

@@ -14,6 +14,9 @@ from typing import Any
 
 import anyio
 import pytest
+from bodies import Gauge
+from kinds import MakeStore
+from waits import NEVER, PATIENCE, JumpingClock, until, until_count, until_status
 
 from taskflow import (
     MemoryStore,
@@ -30,77 +33,10 @@ from taskflow import (
     workflow,
 )
 from taskflow.errors import StoreError
-from taskflow.loops.clocks import Clock
-from taskflow.records import RunRecord, RunStatus
+from taskflow.records import RunStatus
 from taskflow.stores.rows import RunRow
 
 pytestmark = pytest.mark.anyio
-
-MakeStore = Callable[[], Store]
-
-PATIENCE = 20.0
-NEVER = 3600.0  # a poll interval: what happens has not been polled for
-
-
-class Jumping(Clock):
-    """A clock that can be put forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ahead = 0.0
-        self._callbacks: list[Callable[[], None]] = []
-
-    def now(self) -> float:
-        return super().now() + self._ahead
-
-    def when_moved(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def jump(self, seconds: float) -> None:
-        self._ahead += seconds
-        for callback in self._callbacks:
-            callback()
-
-
-class Count:
-    """How many are inside at the same time, and the most there were."""
-
-    def __init__(self) -> None:
-        self.now = self.most = self.ever = 0
-
-    @contextlib.contextmanager
-    def one(self) -> Generator[None]:
-        self.now += 1
-        self.ever += 1
-        self.most = max(self.most, self.now)
-        try:
-            yield
-        finally:
-            self.now -= 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
-async def until_status(runtime: Runtime, status: str, *thread_ids: str) -> list[RunRecord]:
-    """Wait until the runs of these threads have come to it."""
-    with anyio.fail_after(PATIENCE):
-        while True:
-            records = [await runtime.get(thread_id) for thread_id in thread_ids]
-            if all(each.status == status for each in records):
-                return records
-            await anyio.sleep(0.01)
-
-
-async def until_count(runtime: Runtime, status: str, count: int) -> None:
-    """Wait until so many runs have come to it."""
-    with anyio.fail_after(PATIENCE):
-        while len(await runtime.runs(status=status, limit=10_000)) < count:  # noqa: ASYNC110
-            await anyio.sleep(0.01)
 
 
 async def leave(
@@ -279,7 +215,7 @@ async def test_a_time_that_came_while_nobody_was_open_is_noticed_on_opening(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """The deadline was recorded; nothing is waited for any more."""
-    clock = Jumping()
+    clock = JumpingClock()
 
     @workflow
     async def napping() -> str:
@@ -300,7 +236,7 @@ async def test_a_time_that_comes_while_it_is_open_is_noticed(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """For each of the waits of a run that nobody started here; not one of them too early."""
-    clock = Jumping()
+    clock = JumpingClock()
 
     @workflow
     async def napping() -> int:
@@ -330,7 +266,7 @@ async def test_no_more_than_max_concurrent_runs_are_recovered_at_a_time(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Fifty orphans, three at a time; what becomes free is used at once, not at the next look."""
-    count = Count()
+    gauge = Gauge()
     is_mended: list[bool] = []
     begun: list[int] = []
 
@@ -343,19 +279,19 @@ async def test_no_more_than_max_concurrent_runs_are_recovered_at_a_time(
 
     @workflow
     async def one(number: int) -> int:
-        with count.one():
+        with gauge:
             await step(number)
             await anyio.sleep(0.002)
             return number
 
     await leave(make_store(), [one(number) for number in range(50)], lambda: len(begun) == 50)
     is_mended.append(True)
-    count.most = count.now
-    assert count.now == 0
+    gauge.most = gauge.now
+    assert gauge.now == 0
     options: dict[str, Any] = {"recover": True, "poll_interval": NEVER, "max_concurrent_runs": 3}
     async with Runtime(make_store(), workflows=[one], **options) as runtime:
         await until_count(runtime, RunStatus.SUCCESS, 50)
-    assert count.most == 3
+    assert gauge.most == 3
     assert Counter(begun) == dict.fromkeys(range(50), 2)
 
 
@@ -363,12 +299,12 @@ async def test_no_more_than_max_concurrent_runs_wake_at_a_time(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Started runs whose timers ring at the same moment."""
-    clock = Jumping()
-    count = Count()
+    clock = JumpingClock()
+    gauge = Gauge()
 
     @task
     async def work() -> None:
-        with count.one():
+        with gauge:
             await anyio.sleep(0.005)
 
     @workflow
@@ -386,16 +322,16 @@ async def test_no_more_than_max_concurrent_runs_wake_at_a_time(
         clock.jump(3600)
         with anyio.fail_after(PATIENCE):
             assert [await each.result() for each in handles] == list(range(30))
-    assert count.most <= 3
-    assert count.ever == 30
+    assert gauge.most <= 3
+    assert gauge.ever == 30
 
 
 async def test_orphans_and_timers_share_the_room(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Recovered runs, and started ones that wake: together no more than the limit; all end."""
-    clock = Jumping()
-    count = Count()
+    clock = JumpingClock()
+    gauge = Gauge()
     begun: list[int] = []
     is_mended: list[bool] = []
 
@@ -404,7 +340,7 @@ async def test_orphans_and_timers_share_the_room(
         begun.append(number)
         if not is_mended:
             await anyio.sleep_forever()
-        with count.one():
+        with gauge:
             await anyio.sleep(0.005)
 
     @workflow
@@ -432,8 +368,8 @@ async def test_orphans_and_timers_share_the_room(
         await until_status(runtime, RunStatus.PAUSED, *(f"n{each}" for each in range(20, 30)))
         clock.jump(3600)
         await until_count(runtime, RunStatus.SUCCESS, 50)
-    assert count.most <= 4
-    assert count.ever == 50
+    assert gauge.most <= 4
+    assert gauge.ever == 50
 
 
 async def test_what_is_asked_for_now_needs_no_room(
@@ -793,7 +729,7 @@ async def test_suspects_are_tried_one_after_the_other_without_waiting_for_a_look
 ) -> None:
     """Runs that were taken over in vain before: each alone, the next one when it has ended."""
     path = tmp_path / "taskflow.db"
-    count = Count()
+    gauge = Gauge()
     begun: list[int] = []
     is_mended: list[bool] = []
 
@@ -802,7 +738,7 @@ async def test_suspects_are_tried_one_after_the_other_without_waiting_for_a_look
         begun.append(number)
         if not is_mended:
             await anyio.sleep_forever()
-        with count.one():
+        with gauge:
             await anyio.sleep(0.01)
         return number
 
@@ -817,7 +753,7 @@ async def test_suspects_are_tried_one_after_the_other_without_waiting_for_a_look
         db.commit()
     async with Runtime(path, workflows=[one], recover=True, poll_interval=NEVER) as runtime:
         await until_count(runtime, RunStatus.SUCCESS, 6)
-    assert (count.most, count.ever) == (1, 6)
+    assert (gauge.most, gauge.ever) == (1, 6)
 
 
 async def test_everybody_who_waits_hears_what_another_runtime_has_made_of_his_run(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import anyio
 import pytest
+from kinds import MakeStore
 
-from taskflow import Runtime, Store, task, workflow
+from taskflow import Runtime, task, workflow
 from taskflow.loops.clocks import Clock
 from taskflow.runtime.requests import POLL_INTERVAL
 
@@ -30,7 +29,7 @@ class Restless(Clock):
         return interval
 
 
-async def test_a_failure_elsewhere_is_the_result(make_store: Callable[[], Store]) -> None:
+async def test_a_failure_elsewhere_is_the_result(make_store: MakeStore) -> None:
     """It is raised, and not taken for a run to be continued, at whichever moment it ends."""
     bodies: list[int] = []
     clock = Restless()

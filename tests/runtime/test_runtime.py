@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore, on_asyncio
+from waits import PATIENCE
 
 from taskflow import (
     MemoryStore,
@@ -21,7 +23,6 @@ from taskflow import (
     Runtime,
     RunUnfinished,
     SQLiteStore,
-    Store,
     TaskflowError,
     ThreadBusy,
     Workflow,
@@ -35,11 +36,6 @@ from taskflow.errors import HistoryMismatch, StoreError, UnknownWorkflow
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
-
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
-
-
-PATIENCE = 20.0  # seconds after which nobody need wait any longer
 
 
 class Crash(Exception):
@@ -97,7 +93,7 @@ def shop(anyio_backend: object) -> Shop:
 
 @pytest.fixture
 async def other(
-    runtime: Runtime, make_store: Callable[[], Store], anyio_backend: object
+    runtime: Runtime, make_store: MakeStore, anyio_backend: object
 ) -> AsyncIterator[Runtime]:
     """A second runtime on the same records, as another process would open it."""
     async with Runtime(make_store()) as other:
@@ -285,7 +281,7 @@ async def test_executing_elsewhere_same_input_wait(
 
 
 async def test_executing_elsewhere_wait_takes_over(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """Who waits goes on with the run when its owner has gone."""
     shop.hold()
@@ -332,7 +328,7 @@ class Waiter:
 
 @pytest.fixture
 async def waiter(
-    runtime: Runtime, make_store: Callable[[], Store], anyio_backend: object
+    runtime: Runtime, make_store: MakeStore, anyio_backend: object
 ) -> AsyncIterator[Waiter]:
     """Somebody else who waits."""
     store = FaultyStore(make_store())
@@ -414,7 +410,7 @@ async def test_executing_elsewhere_other_input(
 
 
 async def test_a_closed_runtime_owns_nothing(
-    runtime: Runtime, make_store: Callable[[], Store], shop: Shop
+    runtime: Runtime, make_store: MakeStore, shop: Shop
 ) -> None:
     """Of several runtimes on one store, the end of one says nothing about the others."""
     shop.hold()
@@ -430,7 +426,7 @@ async def test_a_closed_runtime_owns_nothing(
 
 
 async def test_an_older_runtime_that_closes_takes_nothing_from_a_younger_one(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """The same the other way round."""
     shop.hold()
@@ -850,7 +846,7 @@ async def test_cancel_asks_for_an_unfinished_run(runtime: Runtime, shop: Shop) -
 
 
 async def test_resume_continues_with_the_recorded_input(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """After a restart a run is continued by its thread alone."""
     async with Runtime(make_store()) as runtime:
@@ -862,7 +858,7 @@ async def test_resume_continues_with_the_recorded_input(
 
 
 async def test_resume_needs_the_workflow(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """A runtime that was not given the workflow says which one is missing."""
     async with Runtime(make_store()) as runtime:
@@ -1174,7 +1170,7 @@ async def test_anything_else_is_refused_before_a_task_executes(
 
 
 async def test_a_runtime_is_opened_in_one_task_and_closed_in_another(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """Fixtures, notebooks and lifespans do that; runs work from any task meanwhile."""
     runtime = Runtime(make_store())
@@ -1188,7 +1184,7 @@ async def test_a_runtime_is_opened_in_one_task_and_closed_in_another(
 
 
 async def test_a_runtime_can_be_opened_again(
-    make_store: Callable[[], Store], anyio_backend: object, shop: Shop
+    make_store: MakeStore, anyio_backend: object, shop: Shop
 ) -> None:
     """Closing ends it; ``open`` begins anew. Twice closed is closed; twice opened is an error."""
     runtime = Runtime(make_store())
@@ -1305,7 +1301,7 @@ async def test_a_cancelled_supersede_keeps_what_previous_gives(runtime: Runtime)
 
 
 async def test_a_block_that_outlives_its_runtime_is_told(
-    make_store: Callable[[], Store], anyio_backend: object
+    make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Nothing can be recorded after aclose(): the next call says so, and nothing hangs."""
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from kinds import MakeStore, every_durability, on_asyncio
+from waits import PATIENCE
 
 from taskflow import (
     RunCancelled,
     RunPaused,
     Runtime,
     RunUnfinished,
-    Store,
     ThreadBusy,
     emit,
     receive,
@@ -46,10 +47,6 @@ from taskflow.events import (
 )
 
 pytestmark = pytest.mark.anyio
-
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-
-PATIENCE = 20.0
 
 
 @task
@@ -150,7 +147,7 @@ async def test_items_of_a_generator_come_as_they_are_made(runtime: Runtime) -> N
 
 @every_durability
 async def test_numbers_of_durable_events_are_those_of_the_records(
-    make_store: Callable[[], Store], durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """They grow, and none is told twice, however much happens at once."""
 
@@ -485,7 +482,7 @@ async def test_a_patient_stream_waits_for_another_process(tmp_path: Path) -> Non
             assert results == [await handle.result()] == ["held"]
 
 
-async def test_closing_the_runtime_ends_the_stream(make_store: Callable[[], Store]) -> None:
+async def test_closing_the_runtime_ends_the_stream(make_store: MakeStore) -> None:
     """Of a run that executes, and of one that is paused."""
 
     @workflow
@@ -527,7 +524,7 @@ async def test_a_refused_stream_leaves_nothing_behind(runtime: Runtime) -> None:
     assert names[-1] == "RunCompleted"
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
+@on_asyncio
 async def test_a_natively_cancelled_reader_unwinds_its_run(runtime: Runtime) -> None:
     """At each of its steps: nothing executes when the reader's task has ended."""
     executing: list[int] = []

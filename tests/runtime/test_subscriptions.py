@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from kinds import MakeStore, every_durability
+from processes import ENVIRONMENT
+from waits import PATIENCE, until
 
 import taskflow
 from taskflow import (
     RunPaused,
     Runtime,
     SQLiteStore,
-    Store,
     ThreadBusy,
     emit,
     receive,
@@ -52,10 +53,6 @@ from taskflow.runs.feeds import Listener
 from taskflow.runtime.subscriptions import Subscription
 
 pytestmark = pytest.mark.anyio
-
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-
-PATIENCE = 20.0
 
 
 @task
@@ -103,13 +100,6 @@ async def recorded(runtime: Runtime, after: int | None = None) -> list[int]:
     """What is recorded of a run that has ended: what a new reader is told."""
     async with runtime.subscribe("t", after=after) as events:
         return durable([each async for each in events])
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    with anyio.fail_after(PATIENCE):
-        while not holds():  # noqa: ASYNC110
-            await anyio.sleep(0.002)
 
 
 class Reader:
@@ -223,7 +213,7 @@ async def test_runs_that_failed_or_were_cancelled_end_with_that(runtime: Runtime
 
 
 async def test_a_paused_run_is_told_and_its_reader_waits(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """Also after the process was restarted; what it waits for is told."""
     async with Runtime(make_store()) as runtime:
@@ -343,9 +333,7 @@ async def test_while_things_are_committed_there_is_no_gap_and_no_repeat(
 
 
 @every_durability
-async def test_there_is_no_gap_in_any_durability(
-    make_store: Callable[[], Store], durability: Any
-) -> None:
+async def test_there_is_no_gap_in_any_durability(make_store: MakeStore, durability: Any) -> None:
     """What is committed late is told late, and in order."""
     async with Runtime(make_store(), durability=durability) as runtime:
         async with reading(runtime, buffer=20) as reader:
@@ -546,7 +534,7 @@ async def test_a_reader_that_never_reads_keeps_a_bounded_number_of_events(
 
 @pytest.mark.parametrize("what", ["no run", "executing", "paused"])
 async def test_closing_the_runtime_ends_every_subscription(
-    make_store: Callable[[], Store], what: str
+    make_store: MakeStore, what: str
 ) -> None:
     """Nobody waits for a runtime that is closed, and nobody gets an error of its store."""
 
@@ -735,14 +723,13 @@ async def test_a_killed_process_and_its_successor_are_told_as_one_run(tmp_path: 
     """``kill -9`` in the middle; who watches from a third process misses nothing."""
     path, program = tmp_path / "taskflow.db", tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 
     def start(how: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, str(program), str(path), how],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=ENVIRONMENT,
         )
 
     async with Runtime(path, poll_interval=0.01) as runtime, reading(runtime) as reader:
@@ -761,7 +748,7 @@ async def test_a_killed_process_and_its_successor_are_told_as_one_run(tmp_path: 
 
 
 async def test_after_a_restart_a_reader_goes_on_where_it_was(
-    make_store: Callable[[], Store],
+    make_store: MakeStore,
 ) -> None:
     """A new runtime, another store object, the last number: nothing twice, nothing lost."""
     found: list[Event] = []

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from kinds import MakeStore, on_asyncio
+from waits import NEVER, PATIENCE, JumpingClock, result, until, until_status
 
 from taskflow import (
     MemoryStore,
@@ -24,7 +26,6 @@ from taskflow import (
     RunPaused,
     Runtime,
     SQLiteStore,
-    Store,
     current,
     receive,
     sleep,
@@ -32,69 +33,19 @@ from taskflow import (
     workflow,
 )
 from taskflow.errors import CheckpointCorrupt, HistoryMismatch, StoreError
-from taskflow.loops.clocks import Clock
 from taskflow.records import RunStatus
 from taskflow.stores.batches import Batch, Committed
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
 
-MakeStore = Callable[[], Store]
 
-on_asyncio = pytest.mark.parametrize("kind", ["memory-asyncio", "sqlite-asyncio"], indirect=True)
-
-PATIENCE = 20.0
-NEVER = 3600.0  # a poll interval: what happens has not been polled for
 SOON = 0.03
-
-
-class Jumping(Clock):
-    """A clock that can be put forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ahead = 0.0
-        self._callbacks: list[Callable[[], None]] = []
-
-    def now(self) -> float:
-        return super().now() + self._ahead
-
-    def when_moved(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def jump(self, seconds: float) -> None:
-        self._ahead += seconds
-        for callback in self._callbacks:
-            callback()
 
 
 @workflow
 async def ask(number: int) -> str:
     return await receive("go", str)
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until it holds."""
-    with anyio.fail_after(PATIENCE):
-        while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
-                return
-            await anyio.sleep(0.005)
-
-
-async def until_status(runtime: Runtime, status: str, *thread_ids: str) -> None:
-    """Wait until the latest runs of these threads have come to it."""
-
-    async def has_come() -> bool:
-        return all([(await runtime.get(each)).status == status for each in thread_ids])
-
-    await until(has_come)
-
-
-async def result(handle: RunHandle[Any]) -> Any:
-    with anyio.fail_after(PATIENCE):
-        return await handle.result()
 
 
 @asynccontextmanager
@@ -128,7 +79,7 @@ async def test_a_deleted_run_is_not_executed_again_by_its_timer(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Another process deleted it while it slept here: who waits hears that it is gone."""
-    clock = Jumping()
+    clock = JumpingClock()
     charged: list[str] = []
 
     @task
@@ -191,7 +142,7 @@ async def test_attempts_are_counted_over_a_pause(
     make_store: MakeStore, anyio_backend: object
 ) -> None:
     """Each attempt waits until its deadline, in a pause; after the last one the task has failed."""
-    clock = Jumping()
+    clock = JumpingClock()
     attempts: list[int] = []
 
     @task(retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
@@ -223,7 +174,7 @@ async def test_a_run_that_supersedes_one_whose_timer_rings_gets_its_signals(
     make_store: MakeStore, anyio_backend: object, turns: int
 ) -> None:
     """The sleeping run is woken while the claim of the new one is on its way."""
-    clock = Jumping()
+    clock = JumpingClock()
 
     @workflow
     async def nap() -> None:
@@ -358,7 +309,7 @@ async def test_a_claim_that_failed_once_is_tried_again_by_recovery() -> None:
 
 async def test_a_run_whose_results_are_refused_is_set_aside() -> None:
     """Its task is executed max_takeovers times more, no oftener; by hand it goes on."""
-    clock, store = Jumping(), Moody(is_full=True)
+    clock, store = JumpingClock(), Moody(is_full=True)
     charged: list[str] = []
 
     @task

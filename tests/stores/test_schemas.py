@@ -5,7 +5,6 @@ Each ``schemas/N.sql`` was recorded by the taskflow that had schema N, with ``sc
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from processes import ENVIRONMENT
 from schemas import questions, shop
 from schemas.shop import chat, fulfil
 
-import taskflow
 from taskflow import RunCancelled, RunPaused, Runtime
 from taskflow.errors import SchemaTooNew
 from taskflow.records import RunStatus
@@ -25,7 +24,6 @@ from taskflow.stores.sqlite.statements import SCHEMA
 pytestmark = pytest.mark.anyio
 
 SCHEMAS = sorted(Path(shop.__file__).parent.glob("*.sql"))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(taskflow.__file__).parents[1])}
 OPEN = """
 import sys, anyio
 from taskflow import Runtime

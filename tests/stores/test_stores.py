@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kinds import MakeStore
 
-from taskflow import MemoryStore, SQLiteStore, Store
+from taskflow import MemoryStore, SQLiteStore
 from taskflow.stores.pruning import Outline, Prune, prunable
 from taskflow.testing import FaultyStore
 from taskflow.testing.conformance import StoreConformance
@@ -22,7 +22,7 @@ class TestMemoryStore(StoreConformance):
         return str(request.param)
 
     @pytest.fixture
-    def make_store(self) -> Callable[[], Store]:
+    def make_store(self) -> MakeStore:
         memory = MemoryStore()
         return lambda: memory
 
@@ -31,7 +31,7 @@ class TestSQLiteStore(StoreConformance):
     """The store that keeps a file."""
 
     @pytest.fixture
-    def make_store(self, tmp_path: Path) -> Callable[[], Store]:
+    def make_store(self, tmp_path: Path) -> MakeStore:
         return lambda: SQLiteStore(tmp_path / "taskflow.db")
 
 
@@ -39,7 +39,7 @@ class TestFaultyStore(StoreConformance):
     """A store without faults is as good as the one that it is wrapped around."""
 
     @pytest.fixture
-    def make_store(self, tmp_path: Path) -> Callable[[], Store]:
+    def make_store(self, tmp_path: Path) -> MakeStore:
         return lambda: FaultyStore(SQLiteStore(tmp_path / "taskflow.db"))
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import anyio
 import pytest
+from kinds import MakeStore, in_memory
 
 from taskflow import (
     MemoryStore,
@@ -38,7 +39,7 @@ NEVER = 3600.0  # seconds between looks: what happens in a test is not helped by
 
 
 @pytest.fixture
-async def store(make_store: Callable[[], Store], anyio_backend: object) -> AsyncIterator[Any]:
+async def store(make_store: MakeStore, anyio_backend: object) -> AsyncIterator[Any]:
     """A faulty store without faults, open for the owner of the tests."""
     store = FaultyStore(make_store())
     await store.open(OWNER)
@@ -47,7 +48,7 @@ async def store(make_store: Callable[[], Store], anyio_backend: object) -> Async
 
 
 @pytest.fixture
-async def faulty(make_store: Callable[[], Store], anyio_backend: object) -> AsyncIterator[Any]:
+async def faulty(make_store: MakeStore, anyio_backend: object) -> AsyncIterator[Any]:
     """A faulty store that is not open; what is left open in it is closed in the end."""
     store = FaultyStore(make_store())
     yield store
@@ -206,7 +207,7 @@ async def test_a_late_answer_is_given_to_what_was_done_at_once(store: FaultyStor
     assert order == ["answered"]
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"], indirect=True)
+@in_memory
 async def test_a_delay_in_seconds_is_one_of_the_loops_clock(store: FaultyStore) -> None:
     """Under virtual time it takes none."""
     store.delay("runs", until=3600.0)
@@ -466,7 +467,7 @@ FAULTS: dict[str, Callable[[FaultyStore, int], object]] = {
 )
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_whichever_operation_fails_once_the_rerun_ends_in_the_same_result(
-    make_store: Callable[[], Store], fault: str, stays: bool, durability: str, tmp_path: Any
+    make_store: MakeStore, fault: str, stays: bool, durability: str, tmp_path: Any
 ) -> None:
     """At every position of a workflow, from opening the store to closing it."""
     for position in itertools.count(1):
@@ -481,7 +482,7 @@ async def test_whichever_operation_fails_once_the_rerun_ends_in_the_same_result(
     assert position > 5
 
 
-def _apart(make_store: Callable[[], Store], tmp_path: Any, number: int) -> Store:
+def _apart(make_store: MakeStore, tmp_path: Any, number: int) -> Store:
     """A store of the same kind, with records of its own."""
     store = make_store()
     if isinstance(store, MemoryStore):
@@ -490,7 +491,7 @@ def _apart(make_store: Callable[[], Store], tmp_path: Any, number: int) -> Store
 
 
 async def test_a_storm_of_faults_changes_no_result(
-    make_store: Callable[[], Store], tmp_path: Any, is_long: bool, rng: random.Random
+    make_store: MakeStore, tmp_path: Any, is_long: bool, rng: random.Random
 ) -> None:
     """Operations fail, lose their answers and are done twice at random, until it is over."""
     for number in range(200 if is_long else 6):
@@ -709,7 +710,7 @@ def _twice(store: FaultyStore, number: int) -> None:
     store.duplicate("commit", number)
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"], indirect=True)
+@in_memory
 @pytest.mark.parametrize("befall", [_lost, _twice])
 async def test_a_claim_that_nobody_knows_of_is_given_up(
     faulty: FaultyStore, befall: Callable[[FaultyStore, int], None]
@@ -726,7 +727,7 @@ async def test_a_claim_that_nobody_knows_of_is_given_up(
     assert result == "receipt for A1"
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"], indirect=True)
+@in_memory
 @pytest.mark.parametrize("befall", [_lost, _twice])
 async def test_a_block_that_nobody_knows_of_is_given_up(
     faulty: FaultyStore, befall: Callable[[FaultyStore, int], None]
@@ -769,7 +770,7 @@ async def test_a_recovered_run_whose_claim_was_lost_is_recovered_again(
     assert len(bodies) == 1
 
 
-@pytest.mark.parametrize("kind", ["memory-asyncio", "memory-trio"], indirect=True)
+@in_memory
 async def test_who_was_taken_over_during_a_slow_commit_writes_nothing(faulty: FaultyStore) -> None:
     """Its commit arrives when another has the run: LeaseLost, and what is recorded stands."""
     event, ends = anyio.Event(), list[BaseException]()

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import anyio
 import msgspec
 import pytest
 from conftest import KINDS
+from kinds import MakeStore
 
 from taskflow import (
     CachePolicy,
@@ -26,7 +27,6 @@ from taskflow import (
     RunPaused,
     Runtime,
     SQLiteStore,
-    Store,
     Workflow,
     as_completed,
     current,
@@ -1229,7 +1229,7 @@ class TestHistories:
         assert report.is_unchanged
 
     async def test_nothing_is_written_to_the_history(
-        self, runtime: Runtime, make_store: Callable[[], Store]
+        self, runtime: Runtime, make_store: MakeStore
     ) -> None:
         """Neither to an open runtime's nor to a store's that is opened for it."""
 

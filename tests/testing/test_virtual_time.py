@@ -10,14 +10,13 @@ from typing import Any
 
 import anyio
 import pytest
+from kinds import MakeStore, store_maker
 from trio.testing import MockClock
 
 from taskflow import (
-    MemoryStore,
     RetryPolicy,
     Runtime,
     SQLiteStore,
-    Store,
     TaskTimeout,
     ThreadBusy,
     receive,
@@ -33,10 +32,10 @@ pytestmark = pytest.mark.anyio
 DAY = 86400.0
 NEAR = 0.1  # seconds of real work beside years of virtual time
 PLACES = {
-    "memory-asyncio": ("memory", ("asyncio", {})),
-    "memory-trio": ("memory", ("trio", {})),
-    "memory-trio-mock": ("memory", ("trio", {"clock": MockClock})),
-    "sqlite-asyncio": ("sqlite", ("asyncio", {})),
+    "memory-asyncio": ("asyncio", {}),
+    "memory-trio": ("trio", {}),
+    "memory-trio-mock": ("trio", {"clock": MockClock}),
+    "sqlite-asyncio": ("asyncio", {}),
 }
 
 
@@ -49,16 +48,14 @@ def place(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def anyio_backend(place: str) -> tuple[str, dict[str, Any]]:
     """The loop of ``place``."""
-    name, options = PLACES[place][1]
+    name, options = PLACES[place]
     return name, {key: make() for key, make in options.items()}
 
 
 @pytest.fixture
-def make_store(place: str, tmp_path: Path) -> Callable[[], Store]:
+def make_store(place: str, tmp_path: Path) -> MakeStore:
     """Opens the same records again and again."""
-    memory = MemoryStore()
-    path = tmp_path / "taskflow.db"
-    return lambda: memory if PLACES[place][0] == "memory" else SQLiteStore(path)
+    return store_maker(place, tmp_path)
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ async def clock(anyio_backend: object) -> AsyncIterator[VirtualClock]:
 
 
 @pytest.fixture
-async def runtime(clock: VirtualClock, make_store: Callable[[], Store]) -> AsyncIterator[Runtime]:
+async def runtime(clock: VirtualClock, make_store: MakeStore) -> AsyncIterator[Runtime]:
     """A runtime in virtual time that looks at what others do."""
     async with Runtime(make_store(), recover=True) as runtime:
         yield runtime
