@@ -32,7 +32,7 @@ NO_CALLS = {EMIT: "an emitted value", SIGNAL: "a signal", WAIT: "a deadline"}
 
 
 async def forget(service: Service, thread_id: str, task_id: str) -> None:
-    """Drop a recorded call with the calls that its body made.
+    """Drop a recorded call, and the calls whose bodies made it.
 
     Raises RunNotFound and ThreadBusy.
     """
@@ -124,7 +124,10 @@ async def prune(
 
 
 async def cancel(service: Service, thread_id: str) -> None:
-    """End a thread's unfinished run for good, whoever executes it. Raises RunNotFound."""
+    """End a thread's unfinished run for good, whichever process executes it.
+
+    Raises RunNotFound.
+    """
     check_call_room()
     check_id(thread_id, "thread id")
     # The run that sleeps or executes here may have been ended elsewhere, and another one begun.
@@ -170,7 +173,7 @@ async def _cancel_executing(service: Service, thread_id: str) -> bool:
 
 
 async def delete(service: Service, thread_id: str) -> None:
-    """Drop a thread with everything that is recorded on it. Raises RunNotFound and ThreadBusy."""
+    """Delete a thread with everything that is recorded on it. Raises RunNotFound and ThreadBusy."""
     _check_idle(service, check_id(thread_id, "thread id"))
     if not await service.store.delete(thread_id, service.owner):
         raise RunNotFound(thread_id)

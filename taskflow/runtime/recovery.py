@@ -1,7 +1,7 @@
 """Recovery: runs are continued that are due, or whose owner has died.
 
-The rule: a run is continued where its workflow is known and there is room; a run that may have
-killed its processes is continued while no other such run executes, so that the guilty one is found.
+The rule: a run is continued where its workflow is known and there is room. Of the runs that may
+have killed their processes, one executes at a time, which tells those that do from the others.
 """
 
 from __future__ import annotations

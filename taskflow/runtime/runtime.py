@@ -49,16 +49,16 @@ class Runtime:
 
     ``store``: a store, or the path of a SQLite file. ``workflows``: those that `resume` may
     continue. ``max_concurrency``: how many task bodies execute at the same time. ``durability``:
-    ``"sync"`` hands a task's result on after it was committed, ``"async"`` commits behind the
-    caller's back, ``"exit"`` when the run ends. ``on_drift``: what to do with a rerun that asks for
-    something new while it leaves out what is recorded: ``"log"`` it when the run ends, or, with
-    ``"error"``, raise HistoryMismatch before anything new executes.
+    ``"sync"`` hands a task's result on after its commit, ``"async"`` commits behind the caller,
+    ``"exit"`` when the run ends. ``on_drift``: a rerun that makes new calls while it leaves out
+    recorded ones is logged when the run ends (``"log"``), or is HistoryMismatch before anything new
+    executes (``"error"``).
 
     ``recover``: continue, on opening and while it is open, runs of these workflows whose owner has
     died or was closed, and paused ones whose signal or time has come; at most
-    ``max_concurrent_runs`` at a time. One that was taken over ``max_takeovers`` times without any
-    progress is set aside with the error RunSetAside. ``poll_interval``: after how many seconds at
-    most it is seen what other processes have sent or left. ``clock``: what time it is.
+    ``max_concurrent_runs`` at a time. A run that was taken over ``max_takeovers`` times without
+    progress is set aside with the error RunSetAside. ``poll_interval``: seconds after which, at
+    most, signals and runs of other processes are seen. ``clock``: the source of time.
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class Runtime:
         await self.aclose()
 
     async def open(self) -> Runtime:
-        """Open the store and begin to serve; `aclose` may be called from another task.
+        """Open the store and begin to serve; `aclose` may be called from another asyncio task.
 
-        Raises StoreError, or RuntimeError if it is open already.
+        Raises StoreError, or RuntimeError where the runtime is open already.
         """
         if self._service is not None:
             raise RuntimeError("this Runtime is open already")
@@ -133,7 +133,7 @@ class Runtime:
         return self
 
     async def aclose(self) -> None:
-        """Cancel what still executes (anybody may continue it), commit what is left, close."""
+        """Cancel executing runs, which any runtime may continue; commit what is left, and close."""
         service = self._service
         if service is None:
             return
@@ -145,11 +145,11 @@ class Runtime:
             self._service = None
 
     async def drain(self, timeout: float = 30.0) -> None:
-        """Start no task any more, let those end that execute, then release every run.
+        """Start no more tasks, let the executing ones end, then release every run.
 
-        After ``timeout`` seconds what still executes is cancelled. Whoever waits for a run gets
-        RunUnfinished; running it again, or a runtime with ``recover=True``, continues it. What is
-        recorded may still be looked at until the runtime is closed.
+        After ``timeout`` seconds, tasks that still execute are cancelled. Callers that wait for a
+        run get RunUnfinished; running it again, or a runtime with ``recover=True``, continues it.
+        Records can be looked up until the runtime is closed.
         """
         await self._open().drain(timeout)
 
@@ -162,9 +162,9 @@ class Runtime:
         supersede: bool = False,
         wait: bool = False,
     ) -> T:
-        """Run a workflow on a thread, or continue, join or be answered by its run there.
+        """Run a workflow on a thread; continue or join its run, or return its recorded result.
 
-        ``run_id`` means that run (a message's id, an idempotency key); without it the thread's
+        ``run_id`` names the run (a message's id, an idempotency key); without it the thread's
         latest run is meant, and another input makes a new one. ``supersede`` cancels an unfinished
         run of another input. ``wait`` waits through pauses, until signals and times have come; and
         for an equal run of another process, which it takes over if that process dies.
@@ -186,15 +186,15 @@ class Runtime:
     ) -> RunHandle[T]:
         """Begin what `run` does, and return when the run is recorded; the runtime executes it.
 
-        Whoever goes away after that stops nothing. With ``wait`` it returns when an equal run of
-        another process has ended, or its process has. Raises what `run` raises before it executes
-        anything.
+        A caller that is cancelled after that does not stop it. With ``wait`` it returns when an
+        equal run of another process has ended, or its process has. Raises what `run` raises before
+        it executes anything.
         """
         request = self._request(call, thread_id, run_id, supersede, wait)
         return RunHandle(await request.begun(patient=True))
 
     async def resume(self, thread_id: str, *, wait: bool = False) -> Any:
-        """Continue a thread's latest run with its recorded input; its result.
+        """Continue a thread's latest run with its recorded input; the result.
 
         Raises RunNotFound, UnknownWorkflow, and what `run` raises.
         """
@@ -219,12 +219,13 @@ class Runtime:
     ) -> None:
         """Send the signal ``name`` to the thread's unfinished run; it is durable on return.
 
-        It may come before the run asks for it with `taskflow.receive`. With an ``id`` (a message's,
-        say) it is taken once, however often it is sent. ``value`` is anything that JSON carries.
+        It may be sent before the run asks for it with `taskflow.receive`. With an ``id`` (a
+        message's, say) it is taken once, however often it is sent. ``value`` is anything that JSON
+        carries.
 
         Raises RunNotFound where the thread has no unfinished run, and SerializationError where
-        JSON cannot carry the value, or where the run waits for this signal now and its type is
-        known here, and the value does not fit it.
+        JSON cannot carry the value, or where the run waits for this signal, its type is known in
+        this process, and the value does not fit it.
         """
         await signals.send(self._open(), thread_id, name, value, id)
 
@@ -239,11 +240,11 @@ class Runtime:
         wait: bool = False,
         buffer: int = BUFFER,
     ) -> AsyncIterator[Stream[T]]:
-        """Do what `run` does, and tell what happens: an asynchronous iterator of events.
+        """Do what `run` does, for a block that reads its events: an asynchronous iterator.
 
-        It ends when the run has ended or, without ``wait``, has paused; ``result()`` of what the
-        block is given then returns or raises what `run` would. Who leaves the block earlier is a
-        waiter that went away. At most ``buffer`` events are kept for a reader that is slow.
+        It ends when the run has ended or, without ``wait``, has paused; its ``result()`` then
+        returns or raises what `run` would. Leaving the block earlier cancels the run, unless others
+        wait for it. At most ``buffer`` events are kept for a slow reader.
         """
         request = self._request(call, thread_id, run_id, supersede, wait)
         service = self._open()
@@ -266,11 +267,11 @@ class Runtime:
         after: int | None = None,
         buffer: int = BUFFER,
     ) -> Subscription:
-        """Watch a thread's latest run, without touching it: an asynchronous iterator of events.
+        """The events of a thread's latest run, which goes on as if unwatched: an async iterator.
 
-        It begins with what is recorded, ``after`` the event of that number if one is given, goes
-        on with what happens, and ends when the run has. Without a run it waits for one. What other
-        processes execute is seen within the poll interval, as far as it is recorded.
+        It begins with the recorded events, ``after`` the one of that number if it is given, goes
+        on with those that happen, and ends when the run has. Without a run it waits for one. What
+        other processes execute is seen within the poll interval, as far as it is recorded.
         """
         service = self._open()
         check_id(thread_id, "thread id")
@@ -280,9 +281,9 @@ class Runtime:
 
     @contextlib.asynccontextmanager
     async def thread(self, thread_id: str) -> AsyncIterator[None]:
-        """Record the tasks that are awaited in this block on a thread, without any workflow.
+        """Record the tasks that are awaited in a block on a thread, without any workflow.
 
-        The next block on the same thread answers them from their records. Raises ThreadBusy where
+        The next block on the thread answers them from their records. Raises ThreadBusy where
         another block is open on it, and HistoryMismatch where it holds runs of workflows.
         """
         service = self._open()
@@ -293,7 +294,7 @@ class Runtime:
     async def get(self, thread_id: str, run_id: str | None = None) -> RunRecord:
         """A thread's run, the latest where no id is given. Raises RunNotFound.
 
-        ``waits`` are those of a paused run, and those that are open now of one that executes here.
+        ``waits`` are the open waits of a run that is paused, or that this runtime executes.
         """
         return await lookups.run(self._open(), thread_id, run_id)
 
@@ -311,14 +312,14 @@ class Runtime:
         )
 
     async def tasks(self, thread_id: str, run_id: str | None = None) -> list[TaskRecord]:
-        """Every call that is recorded on a thread, or in one of its runs, in commit order.
+        """The recorded calls on a thread, or in one of its runs, in commit order.
 
         Raises RunNotFound, and CheckpointCorrupt for a damaged record.
         """
         return await lookups.tasks(self._open(), thread_id, run_id)
 
     async def forget(self, thread_id: str, task_id: str) -> None:
-        """Drop a recorded call, and the calls that it was made by: a rerun executes them again.
+        """Drop a recorded call, and the calls whose bodies made it: a rerun executes them again.
 
         If its run is the thread's latest and has succeeded, that run is open again. Raises
         RunNotFound, or ThreadBusy while the thread's run is being executed.
@@ -328,13 +329,14 @@ class Runtime:
     async def replace(self, thread_id: str, task_id: str, value: object) -> None:
         """Make ``value`` the recorded result of a call, also of one that has failed.
 
-        A rerun executes what depends on it: the calls that it was made by are dropped, and its run
+        A rerun executes what depends on it: the calls whose bodies made it are dropped, and its run
         is open again, as with `forget`. The value has to fit the task's return annotation, if the
         task is known in this process; else it is one that JSON carries exactly. The result of a
         `receive` can be replaced too.
 
-        Raises SerializationError for the value; ValueError for what is no call (an emitted value, a
-        deadline, a signal); RunNotFound, or ThreadBusy while the thread's run is being executed.
+        Raises SerializationError for the value; ValueError where the id is that of an emitted
+        value, a deadline or a signal; RunNotFound, or ThreadBusy while the thread's run is being
+        executed.
         """
         await history.replace(self._open(), thread_id, task_id, value)
 
@@ -349,11 +351,11 @@ class Runtime:
         """Copy a run (the latest) with all that is recorded of it to the new thread ``to``.
 
         The same call continues it there, and executes nothing that is recorded; `previous` gives
-        the same. ``without`` leaves out recorded calls by their ids, with those that they were made
-        by; a signal that one of them had taken is free again. A run that had succeeded, and of
-        which nothing is left out, is copied with its result; any other is unfinished, and begins
-        only when it is run. The thread itself is left as it is; while it executes, what is
-        committed by now is copied.
+        the same. ``without`` leaves out recorded calls by their ids, with the calls whose bodies
+        made them; a signal that one of them had taken is free again. A run that had succeeded, and
+        of which nothing is left out, is copied with its result; any other is unfinished, and begins
+        only when it is run. The original does not change; of one that executes, what is committed
+        by now is copied.
 
         Raises ThreadExists; RunNotFound for a run or a call that is not there; CheckpointCorrupt.
         """
@@ -367,20 +369,20 @@ class Runtime:
         keep_last: int | None = None,
         report: Callable[[Pruned], object] | None = None,
     ) -> Pruned:
-        """Delete runs that have ended, with their calls; how much there was of each.
+        """Delete runs that have ended, with their calls; the number of rows of each kind.
 
         ``finished_before``: a datetime with a time zone, or how long ago. ``status``: one or
-        several; ``"error"`` and ``"paused"`` runs go only where that is asked, and running ones
-        never. ``keep_last``: so many of the latest runs of each thread stay, whatever they are. At
-        least one of the first and the last is needed. ``report`` is given what was deleted until
-        then, now and then.
+        several; ``"error"`` and ``"paused"`` runs are deleted only where they are named, and
+        running ones never. ``keep_last``: how many of the latest runs of each thread stay, whatever
+        their status. ``finished_before``, ``keep_last`` or both are needed. ``report`` is called
+        with the total so far, after each of several steps.
 
-        A thread of which nothing stays is gone, as after `delete`. What `previous` gives stays: of
+        A thread of which no run stays is gone, as after `delete`. What `previous` gives stays: of
         the successful run before one that stays, and of the latest if any run stays or if it had
-        called `save`, only the calls are deleted. Shared results that have expired go too.
+        called `save`, only the calls are deleted. Expired shared results are deleted too.
 
-        Other commits get through in between. SQLite files give their free pages back, if they were
-        made by this version or later.
+        Commits of running workflows go through between the steps. SQLite files that were made by
+        taskflow 0.2 or later become smaller.
         """
         return await history.prune(
             self._open(),
@@ -391,7 +393,7 @@ class Runtime:
         )
 
     def export(self, thread_id: str) -> AsyncGenerator[str]:
-        """A thread as lines of JSON, each with its line break: as it is at the first one.
+        """A thread as lines of JSON, each with its line break, as it is when the first is read.
 
         Raises RunNotFound, and CheckpointCorrupt for a damaged row. Use ``contextlib.aclosing``
         where not all lines may be read.
@@ -406,30 +408,30 @@ class Runtime:
     ) -> str:
         """Make a thread of exported lines, under its own id or ``to``; the id.
 
-        They may come from any store: an open file will do. A run that had not ended is nobody's,
-        and the same call continues it.
+        The lines may come from any store; an open file will do. A run that had not ended has no
+        owner, and the same call continues it.
 
-        Raises ImportRefused where they are not one whole export, of a version that is known here,
-        and ThreadExists; then nothing was written.
+        Raises ImportRefused where the lines are not one whole export of a known version, and
+        ThreadExists; nothing is written then.
         """
         return await history.adopt(self._open(), lines, to)
 
     async def cancel(self, thread_id: str) -> None:
-        """End a thread's unfinished run for good, whoever executes it.
+        """End a thread's unfinished run for good, whichever process executes it.
 
         Raises RunNotFound where the thread has no run, or its latest has succeeded.
         """
         await history.cancel(self._open(), thread_id)
 
     async def delete(self, thread_id: str) -> None:
-        """Drop a thread with everything that is recorded on it.
+        """Delete a thread with everything that is recorded on it.
 
         Raises RunNotFound, or ThreadBusy while its run is being executed.
         """
         await history.delete(self._open(), thread_id)
 
     async def clear_cache(self, task_name: str) -> int:
-        """Drop the results that a task's CachePolicy shares; how many there were."""
+        """Delete the results that a task's CachePolicy shares; how many there were."""
         return await self._open().cache.clear(check_text(task_name, "task's name"))
 
     def _progress(self, thread_id: str) -> Progress | None:
