@@ -1,16 +1,18 @@
 """How the package is built, measured with `ast` alone: ``python tests/structure.py`` shows it.
 
 The table lists each wing with its modules, lines, and imports of other wings. Below it stands
-whatever exceeds a limit of this file; `test_structure` asserts that nothing does.
+whatever breaks a rule or exceeds a limit of this file; `test_structure` asserts that nothing does.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +30,10 @@ FLOORS = (
     ("events", "errors", "records", "retry"),
 )
 ENGINE = frozenset({"runtime", "calls", "runs", "stores", "wire", "loops"})
+# Packages behind whose door nobody from two floors above may go, but the tools for tests.
+DOORS = ("stores.sqlite", "runtime")
+# Packages that hold more than their docstring: the doors, and the public interfaces.
+INTERFACES = frozenset({"", *DOORS, "testing", "testing.conformance"})
 
 MODULE_LINES = 600
 MEDIAN_LINES = 200
@@ -39,7 +45,11 @@ ATTRIBUTES = 16  # that a constructor sets
 # The classes that users meet as a whole, and the protocol that every store implements.
 FACES = frozenset({"Runtime", "Store", "MemoryStore", "SQLiteStore", "WrappedStore"})
 # Keyword-only options of the public API: each is a decision of the user's, documented by name.
-OPTIONS = frozenset({"Runtime.__init__", "task", "workflow"})
+OPTIONS = frozenset(
+    {"runtime.runtime: Runtime.__init__", "calls.tasks: task", "calls.workflows: workflow"}
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
@@ -49,15 +59,25 @@ class Module:
     path: Path
 
     @cached_property
+    def text(self) -> str:
+        """What the file holds."""
+        return self.path.read_text("utf-8")
+
+    @cached_property
     def tree(self) -> ast.Module:
         """The parsed file."""
-        return ast.parse(self.path.read_text("utf-8"))
+        return ast.parse(self.text)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its dotted name, without ``taskflow.``; empty for the package itself."""
         parts = self.path.relative_to(PACKAGE).with_suffix("").parts
-        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        return ".".join(parts[:-1] if self.is_package else parts)
+
+    @property
+    def is_package(self) -> bool:
+        """Whether it is the ``__init__.py`` of a folder."""
+        return self.path.name == "__init__.py"
 
     @property
     def wing(self) -> str:
@@ -67,13 +87,14 @@ class Module:
     @property
     def lines(self) -> int:
         """How long the file is."""
-        return len(self.path.read_text("utf-8").splitlines())
+        return len(self.text.splitlines())
 
     @cached_property
     def imports(self) -> frozenset[str]:
-        """The modules of the package that it imports, at any place in it, without ``taskflow.``.
+        """Names of the package's modules that it imports, at any place in it.
 
-        Of ``from taskflow.stores import base`` the module ``stores.base``, and not the package.
+        ``from taskflow.stores import base`` is an import of ``stores.base``, and ``from taskflow
+        import task`` one of the package itself, whose name is empty.
         """
         found: set[str] = set()
         for node in ast.walk(self.tree):
@@ -84,42 +105,39 @@ class Module:
                     raise ValueError(f"{self.name} imports relatively, in line {node.lineno}")
                 for alias in node.names:
                     below = f"{node.module}.{alias.name}"
-                    found.add(below if below in MODULES_BY_DOTTED_NAME else node.module)
+                    is_module = below.removeprefix("taskflow.") in MODULES_BY_NAME
+                    found.add(below if is_module else node.module)
         return frozenset(
             each.removeprefix("taskflow").removeprefix(".")
             for each in found
             if each.partition(".")[0] == "taskflow"
         )
 
-    def functions(self) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-        """Each function with its qualified name within the module."""
-        yield from _functions(self.tree, "")
+    def functions(self) -> Iterator[tuple[str, Function]]:
+        """Each function, nested ones too, with its qualified name."""
+        for name, function in _functions(self.tree, ""):
+            yield f"{self.name}: {name}", function
 
     def classes(self) -> Iterator[ast.ClassDef]:
-        """Each class of the module."""
+        """Each class, nested ones too."""
         return (node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef))
 
 
-def _functions(
-    node: ast.AST, prefix: str
-) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(child, Function):
             yield prefix + child.name, child
-            yield from _functions(child, f"{prefix}{child.name}.")
-        elif isinstance(child, ast.ClassDef):
+        if isinstance(child, Function | ast.ClassDef):
             yield from _functions(child, f"{prefix}{child.name}.")
         else:
             yield from _functions(child, prefix)
 
 
-def _dotted(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+MODULES = tuple(Module(path) for path in sorted(PACKAGE.rglob("*.py")))
+MODULES_BY_NAME = {module.name: module for module in MODULES}
 
 
-MODULES_BY_DOTTED_NAME = {_dotted(path): Module(path) for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = tuple(MODULES_BY_DOTTED_NAME.values())
+# Imports.
 
 
 def floor_of(wing: str) -> int:
@@ -130,17 +148,25 @@ def floor_of(wing: str) -> int:
     raise LookupError(f"{wing!r} stands on no floor: add it to FLOORS in {__file__}")
 
 
-def may_import(wing: str, other: str) -> bool:
-    """Whether imports from ``wing`` to ``other`` run down, or to the right on one floor."""
-    here, there = floor_of(wing), floor_of(other)
-    if here != there:
-        return there < here
-    row = FLOORS[len(FLOORS) - 1 - here]
-    return row.index(wing) <= row.index(other)
+def runs_down(module: Module, other: str) -> bool:
+    """Whether ``module`` may import the module of that name.
+
+    It may import its own wing, wings below, and those to the right on its floor. The package itself
+    imports whatever it offers, and is imported on the highest floor alone.
+    """
+    if module.name == "":
+        return True
+    here, wing = floor_of(module.wing), other.partition(".")[0]
+    if wing == "":
+        return here == len(FLOORS) - 1
+    if here != floor_of(wing):
+        return floor_of(wing) < here
+    row = FLOORS[-1 - here]
+    return row.index(module.wing) <= row.index(wing)
 
 
 def imports_that_run_up() -> list[str]:
-    """Imports against the order of FLOORS. Only the highest floor imports the package itself."""
+    """Imports against the order of FLOORS."""
     return [
         f"{module.name} imports {other or 'taskflow'}"
         for module in MODULES
@@ -149,51 +175,39 @@ def imports_that_run_up() -> list[str]:
     ]
 
 
-def runs_down(module: Module, other: str) -> bool:
-    """Whether ``module`` may import the module of that name."""
-    if module.name == "":
-        return True
-    wing = other.partition(".")[0]
-    if wing == "":
-        return floor_of(module.wing) == len(FLOORS) - 1
-    return may_import(module.wing, wing)
-
-
 def imports_past_a_door() -> list[str]:
-    """Imports of a room behind a door: what a package re-exports is taken from the package.
-
-    The doors are `taskflow.stores.sqlite` and `taskflow.runtime`; the tools for tests may go
-    through the wall.
-    """
-    found: list[str] = []
-    for door, insiders in (("stores.sqlite", "stores"), ("runtime", "runtime")):
-        for module in MODULES:
-            is_inside = module.wing == insiders or module.wing == "testing" or module.name == ""
-            if is_inside or floor_of(module.wing) - floor_of(insiders) < 2:
-                continue
-            found += [
-                f"{module.name} imports {other}"
-                for other in sorted(module.imports)
-                if other.startswith(f"{door}.")
-            ]
-    return found
+    """Imports of a room behind a door: what a package re-exports is taken from the package."""
+    return [
+        f"{module.name} imports {other}"
+        for door in DOORS
+        for module in MODULES
+        if module.wing not in ("", "testing")
+        if floor_of(module.wing) >= floor_of(door.partition(".")[0]) + 2
+        for other in sorted(module.imports)
+        if other.startswith(f"{door}.")
+    ]
 
 
 def cycles() -> list[str]:
-    """Modules that import each other, by however many steps."""
-    doors = {module.name for module in MODULES if module.path.name == "__init__.py"}
-    needs = {
-        module.name: {each for each in module.imports if each != module.name and each not in doors}
-        for module in MODULES
-        if module.name not in doors
-    }
-    done: set[str] = set()
-    while ready := {each for each in needs if each not in done and needs[each] <= done}:
-        done |= ready
-    return sorted(set(needs) - done)
+    """Modules that import each other, by however many steps; of several circles the first one."""
+    needs = {module.name: module.imports - {module.name} for module in MODULES}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return [" is imported by ".join(error.args[1])]
+    return []
 
 
-def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+# Sizes.
+
+
+def length(function: Function) -> int:
+    """Its lines from ``def`` on, nested functions included."""
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def parameters(function: Function) -> int:
     """How many a caller may give, ``self`` and ``cls`` aside."""
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args]
@@ -203,7 +217,7 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(named) + len(arguments.kwonlyargs) + variadic
 
 
-def attributes(constructor: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def attributes(constructor: Function) -> int:
     """How many attributes of ``self`` it sets."""
     names = {
         node.attr
@@ -216,32 +230,36 @@ def attributes(constructor: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len(names)
 
 
-def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    assert node.end_lineno is not None
-    return node.end_lineno - node.lineno + 1
+def methods(cls: ast.ClassDef) -> int:
+    """How many names of methods and properties it defines; one for all overloads of a method."""
+    return len({name for name, _ in _functions(cls, "") if "." not in name})
 
 
 def too_long_modules() -> list[str]:
-    """Modules above MODULE_LINES, and the median where it is above MEDIAN_LINES."""
-    found = [f"{each.name}: {each.lines}" for each in MODULES if each.lines > MODULE_LINES]
+    """Modules above MODULE_LINES."""
+    return [f"{each.name}: {each.lines}" for each in MODULES if each.lines > MODULE_LINES]
+
+
+def too_long_a_median() -> list[str]:
+    """The median of the modules' lines, where it is not below MEDIAN_LINES."""
     middle = median(each.lines for each in MODULES)
-    return found if middle < MEDIAN_LINES else [*found, f"the median: {middle}"]
+    return [f"{middle}"] if middle >= MEDIAN_LINES else []
 
 
 def too_long_functions() -> list[str]:
     """Functions above FUNCTION_LINES."""
     return [
-        f"{module.name}: {name}: {_length(function)}"
+        f"{name}: {length(function)}"
         for module in MODULES
         for name, function in module.functions()
-        if _length(function) > FUNCTION_LINES
+        if length(function) > FUNCTION_LINES
     ]
 
 
 def too_many_parameters() -> list[str]:
     """Functions of the engine above PARAMETERS."""
     return [
-        f"{module.name}: {name}: {parameters(function)}"
+        f"{name}: {parameters(function)}"
         for module in MODULES
         if module.wing in ENGINE
         for name, function in module.functions()
@@ -251,22 +269,59 @@ def too_many_parameters() -> list[str]:
 
 def too_many_methods() -> list[str]:
     """Classes above METHODS that are no face."""
-    found: list[str] = []
-    for module in MODULES:
-        for each in module.classes():
-            methods = sum(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) for n in each.body)
-            if methods > METHODS and each.name not in FACES:
-                found.append(f"{module.name}: {each.name}: {methods}")
-    return found
+    return [
+        f"{module.name}: {cls.name}: {methods(cls)}"
+        for module in MODULES
+        for cls in module.classes()
+        if methods(cls) > METHODS and cls.name not in FACES
+    ]
 
 
 def too_many_attributes() -> list[str]:
     """Constructors above ATTRIBUTES."""
     return [
-        f"{module.name}: {name}: {attributes(function)}"
+        f"{name}: {attributes(function)}"
         for module in MODULES
         for name, function in module.functions()
-        if name.endswith("__init__") and attributes(function) > ATTRIBUTES
+        if function.name == "__init__" and attributes(function) > ATTRIBUTES
+    ]
+
+
+# Docstrings of wings.
+
+
+def rooms(package: Module) -> list[str]:
+    """The modules and packages directly in its folder."""
+    found = (
+        module.name.removeprefix(f"{package.name}.")
+        for module in MODULES
+        if module.name.startswith(f"{package.name}.")
+    )
+    return [name for name in found if "." not in name and not name.startswith("__")]
+
+
+def unnamed_rooms(package: Module) -> list[str]:
+    """Those that its docstring does not name, between backticks or at the head of a line."""
+    text = ast.get_docstring(package.tree) or ""
+    return [name for name in rooms(package) if not re.search(rf"(?m)`{name}`|^ +{name}\b", text)]
+
+
+def packages_that_name_no_rooms() -> list[str]:
+    """Packages whose docstring leaves out a module of their folder."""
+    return [
+        f"{package.name}: {', '.join(unnamed)}"
+        for package in MODULES
+        if package.is_package and package.name and (unnamed := unnamed_rooms(package))
+    ]
+
+
+def packages_that_hold_code() -> list[str]:
+    """Packages that define or re-export something, beside INTERFACES."""
+    return [
+        package.name
+        for package in MODULES
+        if package.is_package and package.name not in INTERFACES
+        if ast.get_docstring(package.tree) is None or len(package.tree.body) > 1
     ]
 
 
@@ -275,23 +330,25 @@ CHECKS = (
     imports_past_a_door,
     cycles,
     too_long_modules,
+    too_long_a_median,
     too_long_functions,
     too_many_parameters,
     too_many_methods,
     too_many_attributes,
+    packages_that_name_no_rooms,
+    packages_that_hold_code,
 )
 
 
 def main() -> int:
-    """Print the wings, then what exceeds a limit; 1 where something does."""
-    for wings in FLOORS:
-        for wing in wings:
-            rooms = [module for module in MODULES if module.wing == wing]
-            below = {other.partition(".")[0] for module in rooms for other in module.imports}
-            print(
-                f"{wing:10} {len(rooms):3} modules {sum(each.lines for each in rooms):6} lines"
-                f"  imports {', '.join(sorted(below - {wing})) or 'nothing'}"
-            )
+    """Print the wings, then what breaks a rule or exceeds a limit; 1 where something does."""
+    for wing in (wing for wings in FLOORS for wing in wings):
+        modules = [module for module in MODULES if module.wing == wing]
+        others = {each.partition(".")[0] for module in modules for each in module.imports} - {wing}
+        print(
+            f"{wing:10} {len(modules):3} modules {sum(each.lines for each in modules):6} lines"
+            f"  imports {', '.join(sorted(each or 'taskflow' for each in others)) or 'nothing'}"
+        )
     failed = 0
     for check in CHECKS:
         for each in check():
