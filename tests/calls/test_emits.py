@@ -9,16 +9,13 @@ from typing import Any
 import anyio
 import pytest
 from kinds import MakeStore, every_durability
+from reruns import Crash
 
 from taskflow import RetryPolicy, Runtime, as_completed, emit, receive, task, workflow
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.events import Emitted
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Unlucky(Exception):

@@ -11,14 +11,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from bodies import Gauge
 from kinds import MakeStore, every_durability
+from reruns import Crash, CrashOnce
 
 from taskflow import MemoryStore, RetryPolicy, Runtime, task, workflow
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 @pytest.mark.parametrize("concurrency", [None, 1, 3, 100])
@@ -297,7 +294,7 @@ async def test_a_rerun_meets_the_failure_of_a_caught_map_again(
 async def test_equal_items_after_a_failed_map_keep_their_places(runtime: Runtime) -> None:
     """However far a failed map has got, an equal call after it is the same call on every rerun."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def step(name: str) -> str:
@@ -312,8 +309,7 @@ async def test_equal_items_after_a_failed_map_keep_their_places(runtime: Runtime
             await step.map(["bad", "a", "a"], concurrency=1)
         except ValueError:
             result = await step("a")
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return result
 
     with pytest.raises(Crash):

@@ -17,6 +17,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from kinds import MakeStore, every_durability, on_asyncio
 from processes import ENVIRONMENT
+from reruns import Crash
 from waits import PATIENCE, until
 
 import taskflow
@@ -37,10 +38,6 @@ from taskflow import (
 from taskflow.errors import NotInRun
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Refused(Exception):

@@ -17,6 +17,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from kinds import on_asyncio
+from reruns import Crash, CrashOnce
 
 from taskflow import (
     MemoryStore,
@@ -34,10 +35,6 @@ pytestmark = pytest.mark.anyio
 
 
 LOCALE: ContextVar[str] = ContextVar("LOCALE", default="en")
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 @task
@@ -534,7 +531,7 @@ async def test_tasks_call_tasks_to_any_depth(runtime: Runtime) -> None:
 async def test_what_a_recorded_task_had_called_is_not_looked_at_again(runtime: Runtime) -> None:
     """The outer record is the answer, though an inner one was forgotten."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def inner() -> str:
@@ -549,8 +546,7 @@ async def test_what_a_recorded_task_had_called_is_not_looked_at_again(runtime: R
     @workflow
     async def shop() -> str:
         result = await outer()
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return result
 
     with pytest.raises(Crash):
@@ -590,7 +586,7 @@ async def test_an_interrupted_outer_task_finds_its_inner_ones(runtime: Runtime) 
 async def test_a_falsy_result_is_a_recorded_result(runtime: Runtime, result: Any) -> None:
     """``None``, ``False``, ``0``, ``""`` and ``[]`` are not executed again."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def step() -> Any:
@@ -600,8 +596,7 @@ async def test_a_falsy_result_is_a_recorded_result(runtime: Runtime, result: Any
     @workflow
     async def shop() -> Any:
         value = await step()
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return value
 
     with pytest.raises(Crash):
@@ -690,7 +685,7 @@ async def test_a_call_awaited_twice_is_an_error(runtime: Runtime) -> None:
 
 async def test_a_replayed_call_awaited_twice_is_an_error_too(runtime: Runtime) -> None:
     """Whether a call was answered from its record makes no difference."""
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @workflow
     async def shop() -> int:
@@ -698,8 +693,7 @@ async def test_a_replayed_call_awaited_twice_is_an_error_too(runtime: Runtime) -
         result = await call
         with pytest.raises(RuntimeError, match="awaited already"):
             await call
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return result
 
     with pytest.raises(Crash):
@@ -725,15 +719,14 @@ async def test_a_call_that_was_awaited_cannot_be_scheduled(runtime: Runtime) -> 
 @on_asyncio
 async def test_a_call_that_was_answered_can_be_closed(runtime: Runtime) -> None:
     """As any coroutine, however it was answered: there is nothing left to give up."""
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @workflow
     async def shop() -> int:
         call = double(4)
         (result,) = await asyncio.gather(call)
         call.close()
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return result
 
     with pytest.raises(Crash):

@@ -12,15 +12,12 @@ import anyio
 import pytest
 from kinds import MakeStore
 from msgspec import Struct
+from reruns import Crash, CrashOnce
 
 from taskflow import RetryPolicy, RunHandle, Runtime, current, previous, save, task, workflow
 from taskflow.errors import NotInRun, SerializationError
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Order(Struct):
@@ -88,12 +85,11 @@ async def test_arguments_are_decoded_on_the_first_run(runtime: Runtime) -> None:
 
 async def test_a_dict_argument_keeps_its_order(runtime: Runtime) -> None:
     """Equal inputs are one run however their keys stand; a rerun sees the recorded order."""
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @workflow
     async def price(prices: dict[str, int], currency: str) -> list[str]:
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return list(prices)
 
     with pytest.raises(Crash):
@@ -203,7 +199,7 @@ async def test_a_def_workflow_executes_in_a_worker_thread(runtime: Runtime) -> N
 async def test_a_child_workflow_is_recorded(runtime: Runtime) -> None:
     """Awaited inside another one a workflow is a call with a record and children of its own."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @workflow
     async def child(word: str) -> str:
@@ -213,8 +209,7 @@ async def test_a_child_workflow_is_recorded(runtime: Runtime) -> None:
     @workflow
     async def parent() -> list[str]:
         results = [await child("a"), await child("b")]
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return results
 
     with pytest.raises(Crash):

@@ -10,15 +10,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from kinds import every_durability
+from reruns import Crash, CrashOnce
 
 from taskflow import MemoryStore, Runtime, SQLiteStore, task, workflow
 from taskflow.errors import SerializationError, StoreError
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class FailingStore(MemoryStore):
@@ -560,7 +557,7 @@ async def test_a_row_that_is_damaged_is_an_error_that_names_it(tmp_path: Path) -
     """A damaged result is never given to the workflow, and can be forgotten."""
     path = tmp_path / "taskflow.db"
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def step() -> str:
@@ -570,8 +567,7 @@ async def test_a_row_that_is_damaged_is_an_error_that_names_it(tmp_path: Path) -
     @workflow
     async def one() -> str:
         value = await step()
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return value
 
     async with Runtime(path) as runtime:

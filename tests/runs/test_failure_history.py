@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from kinds import MakeStore, in_memory
+from reruns import Crash, CrashOnce, fails_twice
 
 from taskflow import (
     MemoryStore,
@@ -33,12 +34,25 @@ class CardDeclined(Exception):
     """What a provider says."""
 
 
+_bodies: list[str] = []
+
+
+@task
+async def charge(card: str = "charge") -> None:
+    """Declines every card, and notes it in the fixture ``bodies``."""
+    _bodies.append(card)
+    raise CardDeclined(card)
+
+
+@pytest.fixture
+def bodies() -> list[str]:
+    """What the bodies of a test note, those of ``charge`` among them."""
+    _bodies.clear()
+    return _bodies
+
+
 class OrderFailed(Exception):
     """What a workflow makes of it."""
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Refused(Exception):
@@ -63,7 +77,7 @@ class Unpicklable(Exception):
 async def test_a_caught_failure_is_met_again_without_execution(runtime: Runtime) -> None:
     """A failure that the workflow caught is history: after a crash the rerun takes the same way."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def charge(card: str) -> str:
@@ -81,8 +95,7 @@ async def test_a_caught_failure_is_met_again_without_execution(runtime: Runtime)
             return await charge(card)
         except CardDeclined as error:
             outcome = await send_invoice(str(error))
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return outcome
 
     with pytest.raises(Crash):
@@ -92,14 +105,10 @@ async def test_a_caught_failure_is_met_again_without_execution(runtime: Runtime)
     assert bodies == ["charge 4242", "invoice 4242"]
 
 
-async def test_a_caught_failure_stays_history_over_many_reruns(runtime: Runtime) -> None:
+async def test_a_caught_failure_stays_history_over_many_reruns(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """Every rerun meets the failure, not only the first one."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @workflow
     async def order() -> None:
@@ -144,14 +153,10 @@ async def test_an_uncaught_failure_is_executed_again_and_nothing_else(runtime: R
     assert bodies == ["reserve", "charge", "charge"]
 
 
-async def test_a_caught_failure_stays_when_another_one_ends_the_run(runtime: Runtime) -> None:
+async def test_a_caught_failure_stays_when_another_one_ends_the_run(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """Of two failures, the one that escaped is executed again; the handled one is not."""
-    bodies: list[str] = []
-
-    @task
-    async def charge(card: str) -> None:
-        bodies.append(card)
-        raise CardDeclined(card)
 
     @workflow
     async def order() -> None:
@@ -160,21 +165,13 @@ async def test_a_caught_failure_stays_when_another_one_ends_the_run(runtime: Run
         except CardDeclined:
             await charge("second")
 
-    for _ in range(2):
-        with pytest.raises(CardDeclined, match="second"):
-            await runtime.run(order(), thread_id="t")
+    await fails_twice(runtime, order, CardDeclined, match="second")
 
     assert bodies == ["first", "second", "second"]
 
 
-async def test_raise_from_passes_the_failure_on(runtime: Runtime) -> None:
+async def test_raise_from_passes_the_failure_on(runtime: Runtime, bodies: list[str]) -> None:
     """``raise … from error`` ends the run by the task's failure: it is executed again."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @workflow
     async def order() -> None:
@@ -183,22 +180,16 @@ async def test_raise_from_passes_the_failure_on(runtime: Runtime) -> None:
         except CardDeclined as error:
             raise OrderFailed("A1") from error
 
-    for _ in range(2):
-        with pytest.raises(OrderFailed) as caught:
-            await runtime.run(order(), thread_id="t")
-        assert isinstance(caught.value.__cause__, CardDeclined)
+    for error in await fails_twice(runtime, order, OrderFailed):
+        assert isinstance(error.__cause__, CardDeclined)
 
     assert bodies == ["charge", "charge"]
 
 
-async def test_raise_in_an_except_block_has_handled_the_failure(runtime: Runtime) -> None:
+async def test_raise_in_an_except_block_has_handled_the_failure(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """The ``__context__`` of an exception is no reason to execute anything again."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @workflow
     async def order() -> None:
@@ -207,21 +198,15 @@ async def test_raise_in_an_except_block_has_handled_the_failure(runtime: Runtime
         except CardDeclined:
             raise OrderFailed("A1")  # noqa: B904
 
-    for _ in range(2):
-        with pytest.raises(OrderFailed):
-            await runtime.run(order(), thread_id="t")
+    await fails_twice(runtime, order, OrderFailed)
 
     assert bodies == ["charge"]
 
 
-async def test_a_failure_that_was_caught_and_raised_later_ends_the_run(runtime: Runtime) -> None:
+async def test_a_failure_that_was_caught_and_raised_later_ends_the_run(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """What counts is the escaping exception, not where it was raised."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @task
     async def log_it() -> None:
@@ -238,9 +223,7 @@ async def test_a_failure_that_was_caught_and_raised_later_ends_the_run(runtime: 
         assert failure is not None
         raise failure
 
-    for _ in range(2):
-        with pytest.raises(CardDeclined):
-            await runtime.run(order(), thread_id="t")
+    await fails_twice(runtime, order, CardDeclined)
 
     assert bodies == ["charge", "log", "charge"]
 
@@ -296,9 +279,7 @@ async def test_a_group_as_a_cause_passes_its_members_on(runtime: Runtime) -> Non
                 errors.append(error)
         raise OrderFailed from ExceptionGroup("both", errors)
 
-    for _ in range(2):
-        with pytest.raises(OrderFailed):
-            await runtime.run(order(), thread_id="t")
+    await fails_twice(runtime, order, OrderFailed)
 
     assert bodies == ["a", "b", "a", "b"]
 
@@ -343,14 +324,10 @@ async def test_un_recording_follows_the_failure_down_through_nested_calls(
     assert bodies == ["order", "pay", "look_up", "charge", "order", "pay", "charge"]
 
 
-async def test_a_nested_failure_passed_on_as_a_cause_is_executed_again(runtime: Runtime) -> None:
+async def test_a_nested_failure_passed_on_as_a_cause_is_executed_again(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """``raise … from`` inside a task is followed down too."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @task
     async def pay() -> None:
@@ -364,21 +341,15 @@ async def test_a_nested_failure_passed_on_as_a_cause_is_executed_again(runtime: 
     async def shop() -> None:
         await pay()
 
-    for _ in range(2):
-        with pytest.raises(OrderFailed):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, OrderFailed)
 
     assert bodies == ["pay", "charge", "pay", "charge"]
 
 
-async def test_a_failure_that_a_task_handled_is_history_inside_it(runtime: Runtime) -> None:
+async def test_a_failure_that_a_task_handled_is_history_inside_it(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """What the outer task handled is not executed again when the outer task is."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @task
     async def pay() -> None:
@@ -391,21 +362,15 @@ async def test_a_failure_that_a_task_handled_is_history_inside_it(runtime: Runti
     async def shop() -> None:
         await pay()
 
-    for _ in range(2):
-        with pytest.raises(OrderFailed):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, OrderFailed)
 
     assert bodies == ["pay", "charge", "pay"]
 
 
-async def test_a_caught_nested_failure_is_not_looked_into_again(runtime: Runtime) -> None:
+async def test_a_caught_nested_failure_is_not_looked_into_again(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """When the workflow caught the outer failure, neither level executes again."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @task
     async def pay() -> None:
@@ -419,25 +384,19 @@ async def test_a_caught_nested_failure_is_not_looked_into_again(runtime: Runtime
         except CardDeclined:
             raise Crash from None
 
-    for _ in range(2):
-        with pytest.raises(Crash):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, Crash)
 
     assert bodies == ["pay", "charge"]
 
 
-async def test_a_failure_escapes_through_a_child_workflow(runtime: Runtime) -> None:
+async def test_a_failure_escapes_through_a_child_workflow(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """A child workflow is a call like any other: its failed task is executed again."""
-    bodies: list[str] = []
 
     @task
     async def reserve() -> None:
         bodies.append("reserve")
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @workflow
     async def order() -> None:
@@ -449,9 +408,7 @@ async def test_a_failure_escapes_through_a_child_workflow(runtime: Runtime) -> N
     async def shop() -> None:
         await order()
 
-    for _ in range(2):
-        with pytest.raises(CardDeclined):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, CardDeclined)
 
     assert bodies == ["order", "reserve", "charge", "order", "charge"]
 
@@ -507,14 +464,10 @@ async def test_the_next_attempt_of_a_task_executes_only_what_failed(runtime: Run
     assert bodies == ["pay", "look_up", "charge", "pay", "charge", "pay", "charge"]
 
 
-async def test_the_next_attempt_of_a_task_meets_what_it_handled(runtime: Runtime) -> None:
+async def test_the_next_attempt_of_a_task_meets_what_it_handled(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """A failure that an attempt handled is history for the attempts after it."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @task(retry=AT_ONCE)
     async def pay() -> str:
@@ -705,9 +658,7 @@ async def test_the_rerun_raises_the_exception_of_the_first_run(runtime: Runtime)
             seen.append(error)
         raise Crash
 
-    for _ in range(2):
-        with pytest.raises(Crash):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, Crash)
 
     for error in seen:
         assert type(error) is Refused
@@ -775,9 +726,7 @@ async def test_a_recorded_group_is_rebuilt_member_by_member(runtime: Runtime) ->
         seen.append(found)
         raise Crash
 
-    for _ in range(2):
-        with pytest.raises(Crash):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, Crash)
 
     assert seen == [["one", "ExceptionGroup"]] * 2
 
@@ -798,9 +747,7 @@ async def test_what_cannot_be_rebuilt_is_task_failed_on_every_run(runtime: Runti
             seen.append(error)
         raise Crash
 
-    for _ in range(2):
-        with pytest.raises(Crash):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, Crash)
 
     assert [each.message for each in seen] == ["lost object"] * 2
     assert [each.exception_type for each in seen] == [f"{__name__}:Unpicklable"] * 2
@@ -835,9 +782,7 @@ async def test_common_exceptions_come_back_as_they_were(runtime: Runtime, error:
             seen.append(caught)
         raise Crash
 
-    for _ in range(2):
-        with pytest.raises(Crash):
-            await runtime.run(shop(), thread_id="t")
+    await fails_twice(runtime, shop, Crash)
 
     for each in seen:
         assert type(each) is type(error)
@@ -1012,15 +957,9 @@ async def test_a_generator_exit_is_never_recorded(runtime: Runtime) -> None:
 
 
 async def test_a_failure_is_history_for_another_process_too(
-    make_store: MakeStore,
+    make_store: MakeStore, bodies: list[str]
 ) -> None:
     """Nothing of the rule lives in memory: another runtime on the same records meets the same."""
-    bodies: list[str] = []
-
-    @task
-    async def charge(card: str) -> None:
-        bodies.append(card)
-        raise CardDeclined(card)
 
     @workflow
     async def order() -> None:
@@ -1064,14 +1003,10 @@ async def test_equal_calls_keep_their_places_between_attempts(runtime: Runtime) 
     assert attempts == [[0, 1], [0, 1]]
 
 
-async def test_a_failure_beside_a_caught_one_in_a_group_ends_the_run(runtime: Runtime) -> None:
+async def test_a_failure_beside_a_caught_one_in_a_group_ends_the_run(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """``except*`` that takes a part of a group passes the rest on, and only the rest."""
-    bodies: list[str] = []
-
-    @task
-    async def charge(card: str) -> None:
-        bodies.append(card)
-        raise CardDeclined(card)
 
     @task
     async def reserve() -> None:
@@ -1099,14 +1034,10 @@ async def test_a_failure_beside_a_caught_one_in_a_group_ends_the_run(runtime: Ru
     assert bodies == ["4242", "reserve", "reserve"]
 
 
-async def test_a_failure_of_another_run_does_not_end_this_one(runtime: Runtime) -> None:
+async def test_a_failure_of_another_run_does_not_end_this_one(
+    runtime: Runtime, bodies: list[str]
+) -> None:
     """A failure that came through ``runtime.run`` belongs to that other run."""
-    bodies: list[str] = []
-
-    @task
-    async def charge() -> None:
-        bodies.append("charge")
-        raise CardDeclined
 
     @workflow
     async def inner() -> None:

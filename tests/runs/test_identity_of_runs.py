@@ -11,15 +11,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from kinds import MakeStore, on_asyncio
+from reruns import Crash, CrashOnce
 
 from taskflow import Runtime, task, workflow
 from taskflow.errors import HistoryMismatch, SerializationError, TaskNameConflict
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Client:
@@ -44,7 +41,7 @@ async def test_two_branches_get_their_own_results_again(runtime: Runtime, slow: 
     """Whichever branch was faster before the crash, the rerun gives each its own results."""
     bodies: list[str] = []
     fast_has_charged = anyio.Event()
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def fetch(name: str) -> str:
@@ -65,8 +62,7 @@ async def test_two_branches_get_their_own_results_again(runtime: Runtime, slow: 
             return await charge(await fetch(name))
 
         receipts = await both(branch("a"), branch("b"))
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return receipts
 
     with pytest.raises(Crash):
@@ -378,7 +374,7 @@ async def test_the_identity_of_a_call_is_taken_when_it_is_made(runtime: Runtime)
 async def test_a_key_stands_in_place_of_the_arguments(runtime: Runtime) -> None:
     """What a key returns is the call's identity: a client may be part of the arguments."""
     bodies: list[str] = []
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task(key=lambda client, order: order)
     async def charge(client: Client, order: str) -> str:
@@ -388,8 +384,7 @@ async def test_a_key_stands_in_place_of_the_arguments(runtime: Runtime) -> None:
     @workflow
     async def shop() -> list[str]:
         receipts = [await charge(Client(), "A1"), await charge(Client(), order="A2")]
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return receipts
 
     with pytest.raises(Crash):
@@ -560,7 +555,7 @@ async def test_what_a_replayed_task_had_called_is_not_unused(
     runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the outer call is recorded the inner ones are not asked for; nor are they missed."""
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def inner() -> str:
@@ -573,8 +568,7 @@ async def test_what_a_replayed_task_had_called_is_not_unused(
     @workflow
     async def shop() -> str:
         result = await outer()
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return result
 
     with caplog.at_level(logging.WARNING, "taskflow"):
@@ -633,7 +627,7 @@ async def test_strict_drift_holds_new_calls_until_the_others_were_asked(strict: 
     """A new branch beside a recorded one waits until the recorded calls have been asked for."""
     bodies: list[str] = []
     branches = ["a"]
-    crashes = [Crash()]
+    crash_once = CrashOnce()
 
     @task
     async def step(name: str) -> str:
@@ -646,8 +640,7 @@ async def test_strict_drift_holds_new_calls_until_the_others_were_asked(strict: 
             return [await step(f"{name}{number}") for number in range(3)]
 
         results = await both(*[branch(name) for name in branches])
-        if crashes:
-            raise crashes.pop()
+        crash_once()
         return results
 
     with pytest.raises(Crash):

@@ -13,6 +13,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from kinds import MakeStore, on_asyncio
+from reruns import Crash
 from waits import PATIENCE
 
 from taskflow import (
@@ -36,10 +37,6 @@ from taskflow.errors import HistoryMismatch, StoreError, UnknownWorkflow
 from taskflow.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
-
-
-class Crash(Exception):
-    """What ends a run."""
 
 
 class Shop:
