@@ -61,7 +61,7 @@ if _typing.TYPE_CHECKING:
     )
     from taskflow.retry import RetryPolicy
     from taskflow.runs.cache import CachePolicy
-    from taskflow.runs.run import current
+    from taskflow.runs.frame import current
     from taskflow.runtime import Runtime
     from taskflow.runtime.executions import RunHandle
     from taskflow.stores.base import Store
@@ -127,7 +127,7 @@ _MODULES = {
     "Workflow": "taskflow.calls.workflows",
     "WorkflowCall": "taskflow.calls.workflows",
     "as_completed": "taskflow.calls.races",
-    "current": "taskflow.runs.run",
+    "current": "taskflow.runs.frame",
     "emit": "taskflow.calls.emits",
     "now": "taskflow.calls.values",
     "previous": "taskflow.calls.workflows",

@@ -10,7 +10,6 @@ from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 import anyio
-from msgspec import Struct
 
 from taskflow.calls.definitions import BodyKind, Definition
 from taskflow.errors import TaskTimeout
@@ -19,11 +18,12 @@ from taskflow.loops.workers import TimedOut, call_in_process
 from taskflow.records import CurrentCall
 from taskflow.retry import first_match
 from taskflow.runs.contests import Stake
-from taskflow.runs.run import FRAME, REMOTE, Frame, current
-from taskflow.stores.kinds import RESULT
+from taskflow.runs.frame import FRAME, REMOTE, Frame, current
+from taskflow.runs.run import Run
+from taskflow.runs.writes import Outcome
 from taskflow.wire import failures
 
-__all__ = ("Attempted", "Outcome", "attempt_all")
+__all__ = ("Attempted", "attempt_all")
 
 T = TypeVar("T")
 
@@ -47,25 +47,12 @@ class Attempted(Protocol):
     @property
     def stake(self) -> Stake | None: ...
 
-    body: Frame | None  # of the present attempt
+    body: Frame[Run] | None  # of the present attempt
     is_held: bool  # nothing of it executes, nor will
     is_behind: bool  # it waits for a time or another call, and then executes
 
 
-class Outcome(Struct):
-    """What the attempts of a call came to."""
-
-    attempts: int
-    started: float  # wall clock, seconds since the epoch
-    payload: bytes
-    value: Any = None
-    failure: failures.Failure | None = None
-    error: BaseException | None = None  # as the body raised it
-    kind: str = RESULT
-    signal: str | None = None  # the id of the one that it has taken
-
-
-async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
+async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
     """Execute a call as often as its policies say.
 
     Raises only what must not be recorded: a cancellation, what ends the process, and what breaks
@@ -81,7 +68,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
     baseline = loop.cancel_requests()
     clock = run.scheduler.clock
     started = clock.now()
-    attempt = run.attempts.pop(call.id or "", 1) if run.attempts else 1
+    attempt = cut_off.pop(call.id or "", 1) if (cut_off := run.waiting.attempts) else 1
     while True:
         frame = Frame(
             run,
@@ -100,7 +87,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
         try:
             if slots is not None:
                 if not slots.try_take():
-                    await run.queue(call.id, slots)
+                    await run.activity.queue(call.id, slots)
                 frame.holds_slot = True
             if run.scheduler.is_draining and call.id is not None:
                 await _hold(call, frame)
@@ -125,17 +112,17 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
             finally:
                 frame.end()
                 if frame.in_flight:
-                    await run.end_strays(frame)
+                    await run.activity.end_strays(frame)
                 call.body = None  # or the frames of a fan-out live for as long as its calls
             if frame.is_cut_off and call.id is not None:
-                await run.check_open(parent)  # what it made of that is no outcome
+                await run.activity.check_open(parent)  # what it made of that is no outcome
             payload, value = codec.round_trip(value)
             return Outcome(attempt, started, payload, value)
         except UNRECORDED:
             raise
         except BaseException as error:
             if frame.is_cut_off and run.unwinding and call.id is not None:
-                await run.check_open(parent)
+                await run.activity.check_open(parent)
             if run.broken is not None or run.unwinding or _is_cancellation(error, loop, baseline):
                 raise
             if loop.cancel_requests() > baseline:
@@ -150,7 +137,7 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
             policy = None if given_up else first_match(policies, error)
             if policy is None or attempt >= policy.max_attempts:
                 failure = failures.record(error, ended_by, given_up or bool(policies))
-                return Outcome(attempt, started, failure.encode(), None, failure, error)
+                return Outcome.failed(attempt, started, failure, error)
             delay = policy.drawn_delay_after(attempt)
             if (feed := run.feed) is not None:
                 feed.task_retrying(
@@ -158,21 +145,21 @@ async def attempt_all(call: Attempted, parent: Frame) -> Outcome:
                 )
             if ended_by:
                 await run.unrecord(ended_by)
-        run.retried += 1
+        run.activity.counts.retried += 1
         call.is_behind = True
         try:
-            await run.back_off(delay)
+            await run.activity.back_off(delay)
         finally:
             call.is_behind = False
         attempt += 1
 
 
-async def _hold(call: Attempted, frame: Frame) -> None:
+async def _hold(call: Attempted, frame: Frame[Run]) -> None:
     """Nothing starts while the runtime is drained: wait to be cut off."""
     if frame.holds_slot:
         frame.holds_slot = False
         frame.run.scheduler.slots.give_back()
-    await frame.run.hold(call)
+    await frame.run.activity.hold(call)
 
 
 def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
@@ -184,7 +171,7 @@ def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
     return isinstance(error, anyio.get_cancelled_exc_class())
 
 
-async def _process_body(call: Attempted, frame: Frame) -> Any:
+async def _process_body(call: Attempted, frame: Frame[Run]) -> Any:
     limit = call.definition.timeout
     try:
         if limit is None:
@@ -197,7 +184,7 @@ async def _process_body(call: Attempted, frame: Frame) -> Any:
         ) from error
 
 
-async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:
+async def _timed_body(call: Attempted, frame: Frame[Run], limit: float) -> Any:
     begun = anyio.current_time()
     if call.definition.kind is BodyKind.THREAD:
         try:
@@ -210,7 +197,7 @@ async def _timed_body(call: Attempted, frame: Frame, limit: float) -> Any:
     raise TaskTimeout(call.definition.name, limit, anyio.current_time() - begun)
 
 
-async def _body(call: Attempted, frame: Frame) -> Any:
+async def _body(call: Attempted, frame: Frame[Run]) -> Any:
     definition, args, kwargs = call.definition, call.args, call.kwargs
     context = copy_context()
     context.run(FRAME.set, frame)
@@ -228,7 +215,7 @@ async def _body(call: Attempted, frame: Frame) -> Any:
     return await _in_process(definition, args, kwargs, context.run(current))
 
 
-async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame) -> list[T]:
+async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame[Run]) -> list[T]:
     """All items; who listens is told of each as it comes."""
     collected: list[T] = []
     run = frame.run

@@ -10,6 +10,7 @@ import threading
 import warnings
 from asyncio import Task
 from collections.abc import Coroutine, Generator
+from functools import partial
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -17,14 +18,17 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-from taskflow.calls.attempts import Outcome, attempt_all
+from taskflow.calls.attempts import attempt_all
 from taskflow.calls.definitions import Definition
 from taskflow.errors import LeaseLost, RunCancelled, SerializationError, StoreError
 from taskflow.loops.loop import outside
 from taskflow.loops.promises import Promise
 from taskflow.runs.contests import Stake, is_lost
-from taskflow.runs.run import FEW_CALLS, FRAME, Frame, Repeat, Tally
-from taskflow.stores.kinds import ERROR, RESULT
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.occurrences import Occurrences, Repeat
+from taskflow.runs.run import Run
+from taskflow.runs.writes import Outcome, Tally
+from taskflow.stores.kinds import RESULT
 from taskflow.stores.rows import CacheEntry, Recorded
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, decode_plain, encode_plain
@@ -152,7 +156,7 @@ Identity: TypeAlias = tuple[str, bytes, bytes, bytes | None, bytes | None]
 
 def identify(
     definition: Definition[..., Any, Any],
-    frame: Frame,
+    frame: Frame[Run],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     canonical: bytes | None = None,
@@ -176,43 +180,14 @@ def identify(
     part = frame.digest + definition.part + told_by
     digest = blake2b(part, digest_size=DIGEST_SIZE).digest()
     first = None
-    seen = frame.seen
-    if seen is None:
-        frame.seen = {digest}
-    elif digest not in seen and (frame.many is None or digest not in frame.many):
-        if len(seen) < FEW_CALLS:
-            seen.add(digest)
-        else:
-            frame.note_made(digest)
-    else:
+    made = frame.made
+    if made is None:
+        frame.made = Occurrences(digest)
+    elif not made.add(digest):
         first = digest
-        digest = _next_occurrence(frame, name, part, first)
+        executing = frame.run.activity.executing
+        digest = made.next(name, first, executing, partial(_occurrence_digest, part))
     return f"{name}:{digest.hex()}", digest, told_by, canonical, first
-
-
-def _next_occurrence(frame: Frame, name: str, part: bytes, first: bytes) -> bytes:
-    """The digest of one more equal call under the same parent."""
-    repeat = frame.repeat(name, first)
-    if not repeat.occurrence:
-        repeat.occurrence = _latest_occurrence(frame, part)
-    repeat.occurrence += 1
-    digest = _occurrence_digest(part, repeat.occurrence)
-    frame.note_made(digest)
-    return digest
-
-
-def _latest_occurrence(frame: Frame, part: bytes) -> int:
-    """The number of the latest equal call that was made, of one or more: they have no gaps."""
-    made, beyond = 0, 1
-    while frame.has_made(_occurrence_digest(part, beyond)):
-        made, beyond = beyond, 2 * beyond
-    while beyond - made > 1:
-        middle = (made + beyond) // 2
-        if frame.has_made(_occurrence_digest(part, middle)):
-            made = middle
-        else:
-            beyond = middle
-    return made
 
 
 def _occurrence_digest(part: bytes, occurrence: int) -> bytes:
@@ -238,19 +213,19 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def __init__(
         self,
         definition: Definition[..., Any, T_co],
-        frame: Frame,
+        frame: Frame[Run],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         identity: Identity,
     ) -> None:
-        self.frame: Frame = frame
+        self.frame: Frame[Run] = frame
         self.definition = definition
         self.args = args
         self.kwargs = kwargs
         self._identity = identity
         self.id = identity[0]
         self.digest = identity[1]
-        self.body: Frame | None = None  # of the present attempt
+        self.body: Frame[Run] | None = None  # of the present attempt
         self.is_held = False  # it waits, and no body of its own executes
         self.is_behind = False  # it waits for a time or another call, and then executes
         self.stake: Stake | None = frame.stake
@@ -300,9 +275,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """What is recorded of this call, which is then answered by it."""
         frame = self.frame
         run = frame.run
-        if not (run.recorded or frame.keeps) or frame.has_ended or not run.is_open:
+        if not (run.recorded.unasked or frame.keeps) or frame.has_ended or not run.activity.is_open:
             return None
-        recorded = run.recall(self.id, frame)
+        recorded = run.recorded.recall(self.id, frame.keeps)
         if recorded is not None and self._steps is None:
             self._steps = USED
         return recorded
@@ -336,9 +311,10 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     async def _record(self, tally: Tally | None) -> T_co:
         frame = self.frame
         run = frame.run
+        activity = run.activity
         definition = self.definition
-        if frame.is_cancelled or frame.has_ended or not run.is_open:
-            await run.check_open(frame)
+        if frame.is_cancelled or frame.has_ended or not activity.is_open:
+            await activity.check_open(frame)
         if self.stake is not None:
             await self._check_stake()
         run.begin(self)
@@ -347,9 +323,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         body.enter_call()
         repeat: Repeat | None = None
         try:
-            if run.gate is not None or run.scheduler.is_draining:
+            if activity.gate is not None or run.scheduler.is_draining:
                 await self._pass_gate()
-            if frame.repeats is not None and (repeat := self._repeat()) is not None:
+            if (repeat := self._repeat()) is not None:
                 repeat.in_flight += 1
                 if repeat.in_flight > 1 and tally is None:  # a map takes its items in order
                     self._warn_of_twins()
@@ -363,23 +339,20 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             else:
                 key = self._cache_key()
                 self.is_behind = True
-                async with run.cache.flight(definition.name, key):
+                async with run.services.cache.flight(definition.name, key):
                     self.is_behind = False
                     outcome = await self._find_or_attempt(key)
         except BaseException as error:
             self._give_up()
-            if run.unwinding:
+            if activity.unwinding:
                 body.is_cut_off = True
             if isinstance(error, StoreError | LeaseLost | RunCancelled):
-                run.break_off(error)
-            if isinstance(error, Exception):
-                await body.leave_call()
-            else:
-                body.in_flight -= 1
+                activity.break_off(error)
+            await body.leave_call(error)
             raise
         finally:
             run.end(self)
-            if repeat is None and frame.repeats is not None and self._identity[4] is None:
+            if repeat is None and self._identity[4] is None:
                 repeat = self._repeat()  # it was called again meanwhile
             if repeat is not None:
                 repeat.in_flight -= 1
@@ -401,16 +374,17 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         """It was cut off before its outcome was recorded."""
 
     def _warn_of_twins(self) -> None:
-        self.frame.run.warn_of_twins(self.definition.name)
+        self.frame.run.notices.warn_of_twins(self.definition.name)
 
     async def _pass_gate(self) -> None:
         """Wait where new calls may not start: for a rerun's drift to be known, or for ever."""
         run = self.frame.run
-        if run.gate is not None:
-            await run.gate.wait(self)
-            await run.check_open(self.frame)
+        activity = run.activity
+        if activity.gate is not None:
+            await activity.gate.wait(self)
+            await activity.check_open(self.frame)
         if run.scheduler.is_draining:
-            await run.hold(self)
+            await activity.hold(self)
 
     async def _check_stake(self) -> None:
         """Raise the cancellation of an arm that has lost."""
@@ -429,11 +403,13 @@ class RecordedCall(Call[T_co], Generic[T_co]):
 
     def _repeat(self) -> Repeat | None:
         """The count of equal calls under this parent, if there is more than this one."""
+        made = self.frame.made
+        if made is None or made.repeats is None:
+            return None
         first = self._identity[4]
         if first is not None:
-            return self.frame.repeat(self.definition.name, first)
-        repeats = self.frame.repeats
-        return None if repeats is None else repeats.get(self.digest)
+            return made.repeat(self.definition.name, first, self.frame.run.activity.executing)
+        return made.repeats.get(self.digest)
 
     async def _find_or_attempt(self, key: str) -> Outcome:
         """Be answered from the cache, or execute and share the result."""
@@ -441,7 +417,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         run = self.frame.run
         assert definition.cache is not None
         now = run.scheduler.clock.now
-        payload = await run.cache.find(definition.name, key, now())
+        payload = await run.services.cache.find(definition.name, key, now())
         cached: CacheEntry | None = None
         try:
             assert payload is not None
@@ -466,21 +442,16 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         if failed and tally is not None:
             tally.failed.append(self.id)
         if self._has_changed_arguments():
-            frame.run.note_changed_arguments(self.definition.name)
-        checkpoint = frame.run.checkpoint(
-            self.id,
-            frame.call_id,
-            self.definition.name,
-            ERROR if failed else outcome.kind,
-            outcome.payload,
-            self.shown_arguments(),
-            outcome.attempts,
-            outcome.started,
-            outcome.signal,
+            frame.run.notices.log_changed_arguments(self.definition.name)
+        writes = frame.run.writes
+        checkpoint = writes.checkpoint(
+            self.id, frame.call_id, self.definition.name, self.shown_arguments(), outcome
         )
+        if frame.keeps:
+            frame.run.recorded.keep(checkpoint)
         # Equal calls wait until a shared result can be found.
         durability = self.definition.durability if cached is None else "sync"
-        return frame.run.put(checkpoint, frame, durability, cached, None if failed else tally)
+        return writes.put(checkpoint, durability, cached, None if failed else tally)
 
     def _has_changed_arguments(self) -> bool:
         """Whether an argument is not any more what the call's identity was taken from."""

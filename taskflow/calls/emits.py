@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from taskflow.calls.attempts import Outcome
 from taskflow.calls.call import Call, RecordedCall, identify
 from taskflow.calls.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
-from taskflow.runs.run import FRAME, Frame
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.run import Run
+from taskflow.runs.writes import Outcome
 from taskflow.stores.kinds import EMIT
 from taskflow.stores.rows import Recorded
 from taskflow.wire.codec import canonical_json, encode_plain
@@ -32,7 +33,7 @@ class EmitCall(RecordedCall[None]):
 
     __slots__ = ("_payload",)
 
-    def __init__(self, frame: Frame, payload: bytes, canonical: bytes) -> None:
+    def __init__(self, frame: Frame[Run], payload: bytes, canonical: bytes) -> None:
         super().__init__(EMIT_CALL, frame, (), {}, identify(EMIT_CALL, frame, (), {}, canonical))
         self._payload = payload
 

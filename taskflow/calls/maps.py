@@ -12,7 +12,8 @@ from taskflow.calls.call import Call, Identity, RecordedCall, check_same_run, id
 from taskflow.calls.definitions import Definition
 from taskflow.loops.cancellation import Group
 from taskflow.loops.promises import Latch
-from taskflow.runs.run import Frame
+from taskflow.runs.frame import Frame
+from taskflow.runs.run import Run
 from taskflow.stores.kinds import RESULT
 from taskflow.wire import failures
 
@@ -41,7 +42,7 @@ class MapCall(Call[list[T]]):
     def __init__(
         self,
         definition: Definition[..., Any, T],
-        frame: Frame,
+        frame: Frame[Run],
         prefix: tuple[Any, ...],
         items: Iterable[Any] | AsyncIterable[Any],
         concurrency: int | None,
@@ -50,7 +51,7 @@ class MapCall(Call[list[T]]):
             raise TypeError(f"{definition.name}.map() takes an iterable, got {items!r}")
         if concurrency is not None and concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {concurrency}")
-        self.frame: Frame = frame
+        self.frame: Frame[Run] = frame
         self.id = f"{definition.name}.map"
         self._definition = definition
         self._prefix = prefix
@@ -65,12 +66,12 @@ class MapCall(Call[list[T]]):
         frame = self.frame
         run = frame.run
         check_same_run(self)
-        await run.check_open(frame)
+        await run.activity.check_open(frame)
         items = self._items
         named: Iterator[Named] | AsyncIterator[Named]
         if isinstance(items, AsyncIterable):
             named = self._name_as_they_come(items)
-        elif failed := run.failed_calls(self._definition.name):
+        elif failed := run.recorded.failed_calls(self._definition.name):
             # Which of several failures came first was a matter of time, and a rerun is to meet
             # that one, executing nothing: so the items up to the last of them are looked at first.
             left = iter(items)
@@ -93,11 +94,8 @@ class MapCall(Call[list[T]]):
             if isinstance(items, Sized) and isinstance(named, Iterator) and not run.unwinding:
                 # Equal calls that come later count these, however far the pool has got.
                 for _, identity in named:
-                    run.recall(identity[0], frame)
-            if isinstance(error, Exception):
-                await frame.leave_call()
-            else:
-                frame.in_flight -= 1
+                    run.recorded.recall(identity[0], frame.keeps)
+            await frame.leave_call(error)
             raise
         await frame.leave_call()
         return results
@@ -124,7 +122,7 @@ class MapCall(Call[list[T]]):
         recorded = call.recall()
         assert recorded is not None
         for _, other in named:
-            self.frame.run.recall(other[0], self.frame)
+            self.frame.run.recorded.recall(other[0], self.frame.keeps)
         try:
             call.replay(recorded)
         except Exception as error:
@@ -143,7 +141,7 @@ class _Pool:
         self,
         definition: Definition[..., Any, Any],
         named: Iterator[Named] | AsyncIterator[Named],
-        frame: Frame,
+        frame: Frame[Run],
         concurrency: int,
     ) -> None:
         self.owed = 0  # results that are not committed yet
@@ -178,7 +176,7 @@ class _Pool:
             self._settle()
 
     def set_exception(self, exception: BaseException, /) -> None:
-        self._frame.run.break_off(exception)
+        self._frame.run.activity.break_off(exception)
         self._fail(exception)
         self._settle()
 
@@ -243,9 +241,9 @@ class _Pool:
     def _was_recorded(self, position: int, args: tuple[Any, ...], identity: Identity) -> bool:
         frame = self._frame
         run = frame.run
-        if not (run.recorded or frame.keeps) or not run.is_open:
+        if not (run.recorded.unasked or frame.keeps) or not run.activity.is_open:
             return False
-        recorded = run.recall(identity[0], frame)
+        recorded = run.recorded.recall(identity[0], frame.keeps)
         if recorded is None:
             return False
         if self._sought:
@@ -269,10 +267,11 @@ class _Pool:
     def _looks_ahead(self) -> bool:
         """Whether calls that are held for ever keep recorded ones from being asked for."""
         run = self._frame.run
-        if run.gate is None or run.gate.opens or self._children >= MAX_HELD:
+        gate = run.activity.gate
+        if gate is None or gate.opens or self._children >= MAX_HELD:
             return False
         if self._sought is None:
             name, parent_id = self._definition.name, self._frame.call_id
-            rows = (row for row in run.recorded.values() if row.parent_id == parent_id)
+            rows = (row for row in run.recorded.unasked.values() if row.parent_id == parent_id)
             self._sought = {row.task_id for row in rows if row.task_id.startswith(f"{name}:")}
         return bool(self._sought)

@@ -21,8 +21,10 @@ from taskflow.calls.workflows import WorkflowCall
 from taskflow.errors import NotInRun
 from taskflow.loops.cancellation import Cancellable, Group
 from taskflow.loops.promises import Latch
+from taskflow.runs.activity import again
 from taskflow.runs.contests import Contest, Stake
-from taskflow.runs.run import FRAME, Frame, again
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.run import Run
 from taskflow.stores.kinds import RESULT
 from taskflow.stores.rows import Recorded
 
@@ -37,7 +39,7 @@ C = TypeVar("C")
 class _Arms:
     """Calls that execute beside each other, in the order in which their outcomes are recorded."""
 
-    def __init__(self, what: str, frame: Frame, calls: tuple[Call[Any], ...]) -> None:
+    def __init__(self, what: str, frame: Frame[Run], calls: tuple[Call[Any], ...]) -> None:
         self.calls = [_recorded_call(what, call) for call in calls]
         self.frame = frame
         self.order: list[RecordedCall[Any]] = []  # as their outcomes were handed in
@@ -102,8 +104,8 @@ class RaceCall(Call[T]):
 
     __slots__ = ("_arms",)
 
-    def __init__(self, frame: Frame, calls: tuple[Call[T], ...]) -> None:
-        self.frame: Frame = frame
+    def __init__(self, frame: Frame[Run], calls: tuple[Call[T], ...]) -> None:
+        self.frame: Frame[Run] = frame
         self.id = "race"
         self._arms = _Arms("race", frame, calls)
         self._steps = None
@@ -114,7 +116,7 @@ class RaceCall(Call[T]):
     async def _race(self) -> T:
         arms, frame = self._arms, self.frame
         check_same_run(self)
-        await frame.run.check_open(frame)
+        await frame.run.activity.check_open(frame)
         failed: dict[RecordedCall[Any], Exception] = {}
         recorded = arms.recall()
         for row, call in recorded:
@@ -132,10 +134,7 @@ class RaceCall(Call[T]):
             arms.start(left)
             await arms.end(cancel=False)
         except BaseException as error:
-            if isinstance(error, Exception):
-                await frame.leave_call()
-            else:
-                frame.in_flight -= 1
+            await frame.leave_call(error)
             raise
         await frame.leave_call()
         winner = arms.contest.winner
@@ -157,7 +156,7 @@ class RaceCall(Call[T]):
 class AsCompleted(Generic[T]):
     """What `as_completed` makes: entered once, then an asynchronous iterator of results."""
 
-    def __init__(self, frame: Frame, calls: tuple[Call[T], ...]) -> None:
+    def __init__(self, frame: Frame[Run], calls: tuple[Call[T], ...]) -> None:
         self._frame = frame
         self._arms = _Arms("as_completed", frame, calls)
         self._recorded: deque[tuple[Recorded, RecordedCall[T]]] = deque()
@@ -181,7 +180,7 @@ class AsCompleted(Generic[T]):
         if self._is_entered:
             raise RuntimeError("as_completed() is entered once: make another one to ask again")
         self._is_entered = True
-        await self._frame.run.check_open(self._frame)
+        await self._frame.run.activity.check_open(self._frame)
         recorded = self._arms.recall()
         self._recorded.extend(recorded)
         known = {call for _, call in recorded}
@@ -287,7 +286,7 @@ def _recorded_call(what: str, call: Call[Any]) -> RecordedCall[Any]:
     return call
 
 
-async def _raise_cancellation(frame: Frame, what: str) -> None:
+async def _raise_cancellation(frame: Frame[Run], what: str) -> None:
     """An arm was cut off by somebody else."""
     await anyio.lowlevel.checkpoint_if_cancelled()
     if frame.run.broken is not None:

@@ -24,7 +24,7 @@ from taskflow.calls.maps import MapCall
 from taskflow.errors import NotInRun
 from taskflow.retry import RetryPolicy, seconds
 from taskflow.runs.cache import CachePolicy
-from taskflow.runs.run import FRAME
+from taskflow.runs.frame import FRAME
 from taskflow.stores.batches import Durability
 
 if TYPE_CHECKING:
@@ -99,16 +99,6 @@ class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         if isinstance(self, BoundTask):
             return MapCall(self.unbound, frame, (self.instance,), items, concurrency)
         return MapCall(self, frame, (), items, concurrency)
-
-    async def clear_cache(self, runtime: HasCache) -> int:
-        """Drop the results that this task's `CachePolicy` shares; how many there were."""
-        return await runtime.clear_cache(self.name)
-
-
-class HasCache(Protocol):
-    """What `Task.clear_cache` needs of a runtime."""
-
-    async def clear_cache(self, task_name: str) -> int: ...
 
 
 class BoundTask(Task[P, R_co, T_co]):

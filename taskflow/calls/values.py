@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from taskflow.calls.tasks import task
-from taskflow.runs.run import FRAME
+from taskflow.runs.frame import FRAME
 
 __all__ = ("now", "random", "uuid")
 

@@ -12,16 +12,15 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeVar, overload
 
-from msgspec import Struct
-
-from taskflow.calls.attempts import Outcome
 from taskflow.calls.call import Call, RecordedCall, capped, identify
 from taskflow.calls.definitions import Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.loops.promises import Promise
 from taskflow.records import Wait
 from taskflow.retry import seconds
-from taskflow.runs.run import FRAME, Frame, Tally
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.run import Run
+from taskflow.runs.writes import Outcome, Tally
 from taskflow.stores.rows import CacheEntry, SignalRow
 from taskflow.wire import failures
 from taskflow.wire.codec import Codec, canonical_json, decode_plain, encode_plain, json_schema
@@ -35,12 +34,6 @@ logger = logging.getLogger("taskflow")
 
 LONGEST: Final = 1e11  # seconds: what a datetime can hold
 NO_ARGUMENTS: Final[dict[str, Any]] = {}
-
-
-class Deadline(Struct, frozen=True):
-    """What is recorded of a wait before it is over."""
-
-    deadline: float  # seconds since 1970
 
 
 async def _no_body() -> None:
@@ -58,7 +51,7 @@ class WaitCall(RecordedCall[T]):
     __slots__ = ("_promise",)
 
     def __init__(
-        self, definition: Definition[..., Any, Any], frame: Frame, told_by: dict[str, Any]
+        self, definition: Definition[..., Any, Any], frame: Frame[Run], told_by: dict[str, Any]
     ) -> None:
         identity = identify(definition, frame, (), NO_ARGUMENTS, canonical_json(told_by))
         super().__init__(definition, frame, (), NO_ARGUMENTS, identity)
@@ -74,23 +67,21 @@ class WaitCall(RecordedCall[T]):
 
     def _began(self, now: float) -> float:
         """When it began to wait, if it is ``now`` and may have been cut off by a pause."""
-        return self.frame.run.waiting_since.get(self.id, now)
+        return self.frame.run.waiting.since.get(self.id, now)
 
     def _recorded_deadline(self) -> float | None:
-        row = self.frame.run.deadline(self.id)
-        return None if row is None else float(decode_plain(row.payload)["deadline"])
+        return self.frame.run.waiting.deadline(self.id)
 
     def _put(
         self, outcome: Outcome, cached: CacheEntry | None, tally: Tally | None
     ) -> Promise | None:
         promise = super()._put(outcome, cached, tally)
-        self.frame.run.drop_deadline(self.id)
+        self.frame.run.waiting.drop_deadline(self.id)
         return promise
 
     async def _set_deadline(self, deadline: float) -> float:
-        payload = encode_plain(Deadline(deadline))
-        await self.frame.run.record_deadline(self.id, self.frame, payload)
-        return deadline
+        waiting = self.frame.run.waiting
+        return await waiting.record_deadline(self.id, self.frame.call_id, deadline)
 
     async def _wait(self, wait: Wait) -> None:
         """Wait until `wake` is called, or the deadline has come."""
@@ -101,13 +92,13 @@ class WaitCall(RecordedCall[T]):
         if wait.deadline is not None:
             alarm = scheduler.alarms.set(wait.deadline, self.wake)
         self.is_held = True
-        run.open_wait(wait, self.frame.call_id)
+        run.waiting.open(wait)
         try:
             await self._promise
         finally:
             self.is_held = False
             self._promise = None
-            run.close_wait(self.id)
+            run.waiting.close(self.id)
             if alarm is not None:
                 alarm.cancel()
 
@@ -117,7 +108,7 @@ class SleepCall(WaitCall[None]):
 
     __slots__ = ("_duration", "_until")
 
-    def __init__(self, frame: Frame, duration: float | None, until: datetime | None) -> None:
+    def __init__(self, frame: Frame[Run], duration: float | None, until: datetime | None) -> None:
         if until is None:
             super().__init__(SLEEP, frame, {"seconds": duration})
         else:
@@ -160,14 +151,14 @@ class ReceiveCall(WaitCall[T]):
     )
 
     def __init__(
-        self, frame: Frame, name: str, annotation: Any, prompt: object, timeout: float | None
+        self, frame: Frame[Run], name: str, annotation: Any, prompt: object, timeout: float | None
     ) -> None:
         self._codec = _codec_of(annotation)
         # An answer is never given to another question.
         question = {"name": name} if prompt is None else {"name": name, "prompt": prompt}
         super().__init__(RECEIVE, frame, question)
         self.name = name
-        self.order = next(frame.run.inbox.calls)
+        self.order = next(frame.run.signals.inbox.calls)
         self._annotation = annotation
         self._prompt = prompt
         self._timeout = timeout
@@ -188,7 +179,7 @@ class ReceiveCall(WaitCall[T]):
         try:
             self._codec.decode(signal.payload)
         except Exception as error:  # also what a class of the user's raises in its checks
-            if run.note_misfit(self.id, signal.task_id):
+            if run.notices.is_new(f"{self.id} {signal.task_id}"):
                 logger.warning(
                     "a signal %r on thread %r is set aside, and the wait for a %s goes on: %s",
                     self.name,
@@ -210,13 +201,13 @@ class ReceiveCall(WaitCall[T]):
         started = self._began(clock.now())
         if self._timeout is not None:
             self._deadline = self._recorded_deadline()
-        self._signal = run.inbox.take(self.name, self.accepts)
+        self._signal = run.signals.inbox.take(self.name, self.accepts)
         if self._signal is None:
-            run.inbox.wait(self)
+            run.signals.inbox.wait(self)
             try:
                 await self._wait_for_signal(started)
             finally:
-                run.inbox.leave(self)
+                run.signals.inbox.leave(self)
         if self._signal is None:
             return self._timed_out(started)
         payload = self._signal.payload
@@ -231,7 +222,7 @@ class ReceiveCall(WaitCall[T]):
             self._deadline = await self._set_deadline(clock.now() + self._timeout)
         while self._signal is None:
             if self._deadline is not None and clock.now() >= self._deadline:
-                await run.look_for_signals()  # others may have sent one just in time
+                await run.signals.look()  # others may have sent one just in time
                 return
             await self._wait(self._described(started))
 
@@ -245,10 +236,10 @@ class ReceiveCall(WaitCall[T]):
     def _give_up(self) -> None:
         signal, self._signal = self._signal, None
         if signal is not None:
-            self.frame.run.inbox.give_back(signal)
+            self.frame.run.signals.inbox.give_back(signal)
 
     def _described(self, since: float) -> Wait:
-        self.frame.run.signal_types.note(self.name, spelled(self._annotation), self._codec)
+        self.frame.run.services.signal_types.note(self.name, spelled(self._annotation), self._codec)
         return Wait(
             "signal",
             self.name,
@@ -264,7 +255,7 @@ class ReceiveCall(WaitCall[T]):
     def _timed_out(self, started: float) -> Outcome:
         error = TimeoutError(f"no signal {self.name!r} came in {self._timeout:g} s")
         failure = failures.record(error)
-        return Outcome(1, started, failure.encode(), None, failure, error)
+        return Outcome.failed(1, started, failure, error)
 
     def shown_arguments(self) -> str | None:
         """What it is for."""

@@ -20,7 +20,8 @@ from taskflow.calls.call import USED, Call, RecordedCall, identify
 from taskflow.calls.definitions import BodyKind, Definition
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.retry import RetryPolicy
-from taskflow.runs.run import FRAME, Frame
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.run import Run
 from taskflow.wire.codec import Codec, canonical_json, decode_plain
 from taskflow.wire.identity import exact_json, fingerprint
 
@@ -107,7 +108,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
             ) from error
         self.definition = definition
         self.fingerprint = fingerprint(definition.part, canonical)
-        self.frame: Frame | None = FRAME.get()
+        self.frame: Frame[Run] | None = FRAME.get()
         self._child: RecordedCall[T_co] | None = None
         if self.frame is None:
             self.id = f"{definition.name}:{self.fingerprint}"

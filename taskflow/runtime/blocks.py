@@ -13,7 +13,8 @@ from types import TracebackType
 from taskflow.errors import StoreError, TaskflowError, ThreadBusy
 from taskflow.loops.promises import uninterrupted
 from taskflow.records import RunStatus
-from taskflow.runs.run import FRAME, Frame, Run
+from taskflow.runs.frame import FRAME, Frame
+from taskflow.runs.run import Run
 from taskflow.runtime.requests import check_serving
 from taskflow.runtime.services import Service
 from taskflow.stores.base import BLOCK_RUN_ID
@@ -35,7 +36,7 @@ class Block:
         self._service = service
         self._thread_id = thread_id
         self._run: Run | None = None
-        self._token: Token[Frame | None] | None = None
+        self._token: Token[Frame[Run] | None] | None = None
 
     async def __aenter__(self) -> None:
         """Claim the thread's run and record into it.
@@ -74,7 +75,7 @@ class Block:
                 return
             if run.broken is not None:
                 raise run.broken
-            run.warn()
+            run.notices.warn()
         finally:
             self._give_back()
 
@@ -113,10 +114,8 @@ class Block:
     async def _conclude(self, run: Run, unrecord: tuple[str, ...]) -> None:
         """End the calls that still execute, then release the run."""
         try:
-            await run.end_strays()
+            await run.conclude()
         finally:
-            run.has_ended = True
-            run.flush()
             with contextlib.suppress(*([TaskflowError] if run.broken else [])):
                 await self._release(run.key, unrecord)
             if run.broken is not None:

@@ -28,10 +28,12 @@ from taskflow.loops.cancellation import Interruptible
 from taskflow.loops.clocks import Alarm, Clock
 from taskflow.loops.promises import Latch, uninterrupted
 from taskflow.records import RunStatus, Wait
+from taskflow.runs.activity import again
 from taskflow.runs.contests import Stake
 from taskflow.runs.feeds import Feed, Feeds
+from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.journal import Journal
-from taskflow.runs.run import FRAME, Frame, Run, again
+from taskflow.runs.run import Run
 from taskflow.stores.batches import Claim, Claimed, Finish, Sent, Signal
 from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
@@ -292,7 +294,7 @@ class Execution:
     def outcome(self) -> Any:
         """What the execution came to, once it has ended."""
         if self._run is not None:
-            self._run.warn()
+            self._run.notices.warn()
         if self._error is not None:
             if self._error_was_raised:
                 raise again(self._error)
@@ -323,9 +325,9 @@ class Execution:
         """Unwind it until a signal or a time comes: it is idle, and waits for nothing else."""
         run = self._run
         if run is not None and not self._unwinding and self._body is not None:
-            self._pause = list(run.waits.values())
+            self._pause = list(run.waiting.waits.values())
             self._attempts = run.later_attempts()
-            self._mark = run.executed + run.inbox.changes
+            self._mark = run.activity.counts.executed + run.signals.inbox.changes
             self._interrupt()
 
     def wake(self) -> None:
@@ -368,7 +370,7 @@ class Execution:
         if run is None or sent.run_id != run.run_id or not self.begun.done():
             self.is_woken = True
         else:
-            run.deliver(signal, sent)
+            run.signals.deliver(signal, sent)
         if self._pause is not None:
             self.is_woken = True
 
@@ -379,7 +381,7 @@ class Execution:
         elif self._run is None or self._pause is not None:
             self.is_woken = True
         else:
-            self._run.spawn_look()
+            self._run.signals.spawn_look()
 
     def retry_time(self, now: float, takeovers: int = 0) -> float | None:
         """When to continue what the store has failed, if nobody is there to run it again."""
@@ -434,7 +436,7 @@ class Execution:
 
     def _tell_end(self) -> None:
         if (run := self._run) is not None:
-            run.interrupt = run.pause = None  # they would keep it alive, and it keeps the run
+            run.detach()
         for latch in (self.begun, self.ended, self.round_over):
             if latch is not None and not latch.done():
                 latch.set_result()
@@ -448,7 +450,7 @@ class Execution:
         run, waits = self._run, self._pause or []
         self._run = self._pause = self.task = None
         if run is not None:
-            run.log_noted()
+            run.notices.log()
         is_ending = self._keeper.is_ending
         if ((self.is_woken and self.waiters) or self._final) and not is_ending:
             self.is_asleep = True
@@ -481,10 +483,10 @@ class Execution:
         self._unwinding = True
         if self._run is not None:
             # Its timers ring for whoever recovers, as they do once it is paused.
-            deadlines = (each.deadline for each in self._run.waits.values())
+            deadlines = (each.deadline for each in self._run.waiting.waits.values())
             known = (each for each in deadlines if each is not None)
             self._cut_off_until = min(known, default=self._cut_off_until)
-            self._run.unwinding = True
+            self._run.activity.stop()
         if self._body is not None:
             self._body.cancel()
 
@@ -516,11 +518,10 @@ class Execution:
             return
         self.status = RunStatus.RUNNING
         run = self._run = self._keeper.open_run(claimed)
-        run.interrupt = self._interrupt
-        run.pause = self.pause
-        run.execution = self
-        run.unwinding = self._unwinding or self._final
-        self._unwinding = run.unwinding
+        run.attach(self._interrupt, self.pause, self)
+        self._unwinding = self._unwinding or self._final
+        if self._unwinding:
+            run.activity.stop()
         self._keeper.begun(self, claimed.superseded)
         if not self.begun.done():
             self.begun.set_result()
@@ -536,10 +537,11 @@ class Execution:
                         await run.load()
                     if self.is_woken:  # by a signal that came between the claim and now
                         self.is_woken = False
-                        await run.look_for_signals()
+                        await run.signals.look()
                     finish = await self._execute(run)
         except BaseException as error:
-            run.unwinding = run.unwinding or not isinstance(error, Exception)
+            if not isinstance(error, Exception):
+                run.activity.stop()
             self._error = error
         self._body = None
         await self._conclude(run, finish)
@@ -585,8 +587,7 @@ class Execution:
     async def _conclude(self, run: Run, finish: Finish) -> None:
         """End everything that still executes, then have the end of the run committed."""
         with contextlib.suppress(asyncio.CancelledError):
-            await run.end_strays()
-        run.has_ended = True
+            await run.conclude()
         now = self._keeper.clock.now()
         # Who was cut off because the runtime ends is continued by whoever recovers.
         due = 0.0 if self._keeper.is_ending else self._cut_off_until
@@ -600,8 +601,8 @@ class Execution:
         elif self._pause is not None:
             self._payload = self._error = None
             # Something it waited for has come while it was being unwound.
-            has_changed = run.executed + run.inbox.changes > self._mark
-            self.is_woken = self.is_woken or has_changed or run.is_looking
+            has_changed = run.activity.counts.executed + run.signals.inbox.changes > self._mark
+            self.is_woken = self.is_woken or has_changed or run.signals.is_looking
             finish = self._paused(run, now)
         elif self._unwinding or run.unwinding:
             finish = release
@@ -610,7 +611,6 @@ class Execution:
                 self._fail(self._interrupted())
         elif finish.status == RunStatus.RUNNING and self._error is not None:
             finish = self._interruption(run, self._error, release)
-        run.flush()
         try:
             await self._wait_for(self._keeper.journal.finish(finish))
         except TaskflowError as error:
@@ -649,15 +649,15 @@ class Execution:
         if self.is_automatic:  # it would be tried again and again, with the same result
             payload = failures.record(error).encode()
             return structs.replace(release, status=RunStatus.ERROR, error=payload, due=None)
-        if run.pause_before is not None and not run.executed:
+        if run.waiting.pause_before is not None and not run.activity.counts.executed:
             # It was paused, and the code or the input does not fit it: so it stays.
-            deadlines = (each.deadline for each in decode_waits(run.pause_before))
+            deadlines = (each.deadline for each in decode_waits(run.waiting.pause_before))
             return structs.replace(
                 release,
                 status=RunStatus.PAUSED,
-                waits=run.pause_before,
+                waits=run.waiting.pause_before,
                 due=min((each for each in deadlines if each is not None), default=None),
-                last_signal=run.inbox.latest,
+                last_signal=run.signals.inbox.latest,
             )
         if isinstance(error, HistoryMismatch | CheckpointCorrupt):
             return release
@@ -674,7 +674,7 @@ class Execution:
             now,
             waits=encode_pause(waits, self._attempts),
             due=0.0 if self.is_woken else min(deadlines, default=None),
-            last_signal=run.inbox.latest,
+            last_signal=run.signals.inbox.latest,
         )
 
     def _tell_success(self) -> None:
@@ -720,7 +720,7 @@ class RunBody:
         self.digest = digest
         self.args = args
         self.kwargs = kwargs
-        self.body: Frame | None = None
+        self.body: Frame[Run] | None = None
 
 
 class RunHandle(Generic[T]):

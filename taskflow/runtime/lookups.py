@@ -37,7 +37,7 @@ async def run(service: Service, thread_id: str, run_id: str | None) -> RunRecord
     execution = service.executions.get(thread_id)
     executing = None if execution is None else execution.run
     if executing is not None and executing.run_id == record.run_id:
-        record = structs.replace(record, waits=list(executing.waits.values()))
+        record = structs.replace(record, waits=list(executing.waiting.waits.values()))
     return record
 
 
@@ -76,7 +76,7 @@ def progress(service: Service, thread_id: str) -> Progress | None:
     """How far a thread's run is; None where this runtime does not execute it."""
     execution = service.executions.get(thread_id)
     executing = None if execution is None else execution.run
-    return None if executing is None else executing.progress()
+    return None if executing is None else executing.activity.progress()
 
 
 async def run_row(service: Service, thread_id: str, run_id: str | None) -> RunRow:

@@ -6,6 +6,7 @@ have killed their processes, one executes at a time, which tells those that do f
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
@@ -13,13 +14,14 @@ from typing import Any, Final, Protocol
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import CheckpointCorrupt, HistoryMismatch
 from taskflow.records import RunStatus
-from taskflow.runs.run import logger
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.services import Service
 from taskflow.stores.batches import Claim
 from taskflow.stores.rows import RunRow
 
 __all__ = ("Recovery", "Suspects", "claim_of")
+
+logger = logging.getLogger("taskflow")
 
 CANDIDATES: Final = 1000  # runs to be continued that are kept in memory
 SUSPICIOUS: Final = 2  # take-overs without any progress
@@ -60,7 +62,7 @@ class Suspects:
         suspect = self._executing
         if suspect is None or self._service.executions.get(suspect.thread_id) is not suspect:
             return True
-        has_progressed = suspect.run is not None and suspect.run.executed > 0
+        has_progressed = suspect.run is not None and suspect.run.activity.counts.executed > 0
         return has_progressed or self._service.clock.now() - self._since > SUSPECTED_FOR
 
 

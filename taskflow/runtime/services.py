@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import warnings
 import weakref
@@ -38,9 +39,10 @@ from taskflow.loops.scheduler import Scheduler
 from taskflow.records import RunStatus, Wait
 from taskflow.runs.cache import Cache
 from taskflow.runs.feeds import Feeds
+from taskflow.runs.frame import FRAME
 from taskflow.runs.inbox import SignalTypes
 from taskflow.runs.journal import Journal
-from taskflow.runs.run import FRAME, Run, logger
+from taskflow.runs.run import Run, RunServices
 from taskflow.runtime.executions import Execution
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Claimed, Durability, Finish, Sent, Signal
@@ -48,6 +50,7 @@ from taskflow.wire.codec import decode_waits
 
 __all__ = ("Service", "Settings")
 
+logger = logging.getLogger("taskflow")
 
 # Seconds that a process which never closed its runtime waits for threads, and for locks.
 PATIENCE: Final = 1.0
@@ -101,6 +104,16 @@ class Service:
         self.asleep: dict[str, Execution] = {}  # by thread id: paused, and somebody waits
         self.blocks: dict[str, Run | None] = {}  # thread() blocks, by thread id
         self.signal_types = SignalTypes()
+        self._run_services = RunServices(
+            self.scheduler,
+            self.journal,
+            store,
+            self.cache,
+            self.feeds,
+            self.signal_types,
+            settings.durability,
+            settings.on_drift,
+        )
         self.is_closing = False
         self.watch: Watcher | None = None  # for what other processes do
         self.automatic = 0  # how many of those execute that nobody asked for now
@@ -184,7 +197,7 @@ class Service:
     def _holds_up(self, execution: Execution) -> bool:
         """Whether a body of it executes, other than the code that asks."""
         run = execution.run
-        return run is not None and not run.is_drained and not execution.leads_to_caller()
+        return run is not None and not run.activity.is_drained and not execution.leads_to_caller()
 
     # What executions ask for.
 
@@ -196,7 +209,7 @@ class Service:
             execution.deliver(signal, sent)
             return True
         if (block := self.blocks.get(thread_id)) is not None:
-            block.deliver(signal, sent)
+            block.signals.deliver(signal, sent)
             return True
         return False
 
@@ -206,21 +219,11 @@ class Service:
         if execution is not None:
             execution.look_for_signals()
         elif (block := self.blocks.get(thread_id)) is not None:
-            block.spawn_look()
+            block.signals.spawn_look()
 
     def open_run(self, claimed: Claimed) -> Run:
         """The run that was claimed."""
-        return Run(
-            claimed,
-            scheduler=self.scheduler,
-            journal=self.journal,
-            store=self.store,
-            cache=self.cache,
-            feeds=self.feeds,
-            durability=self.settings.durability,
-            on_drift=self.settings.on_drift,
-            signal_types=self.signal_types,
-        )
+        return Run(claimed, self._run_services)
 
     def spawn(self, execution: Execution) -> None:
         """Execute it, in its first caller's context."""

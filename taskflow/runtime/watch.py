@@ -8,6 +8,7 @@ what to continue by `Recovery`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,6 @@ from taskflow.calls.workflows import Workflow
 from taskflow.errors import CheckpointCorrupt, StoreError
 from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import RunStatus
-from taskflow.runs.run import logger
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.recovery import Recovery
 from taskflow.runtime.services import Service
@@ -25,6 +25,8 @@ from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
 
 __all__ = ("Pace", "Watch")
+
+logger = logging.getLogger("taskflow")
 
 
 class Pace:

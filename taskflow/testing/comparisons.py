@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from taskflow.calls.attempts import Outcome
 from taskflow.calls.call import RecordedCall
 from taskflow.calls.waits import WaitCall
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import HistoryMismatch, SerializationError
 from taskflow.records import RunStatus, Wait
+from taskflow.runs.writes import Outcome
 from taskflow.stores.kinds import ERROR
 from taskflow.stores.rows import Checkpoint, RunRow
 from taskflow.testing.histories import RecordedRun

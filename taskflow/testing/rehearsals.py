@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import anyio
 from msgspec import structs
 
-from taskflow.calls.attempts import Outcome, attempt_all
+from taskflow.calls.attempts import attempt_all
 from taskflow.calls.call import RecordedCall
 from taskflow.calls.definitions import BodyKind
 from taskflow.calls.emits import EmitCall
@@ -19,7 +19,10 @@ from taskflow.calls.workflows import Workflow
 from taskflow.loops.promises import Latch
 from taskflow.loops.steps import stepped
 from taskflow.records import RunStatus, Wait
-from taskflow.runs.run import FRAME, Executing, Run
+from taskflow.runs.activity import Executing
+from taskflow.runs.frame import FRAME
+from taskflow.runs.run import Run
+from taskflow.runs.writes import Outcome
 from taskflow.runtime.executions import RunBody
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.services import Service, Settings
@@ -149,12 +152,12 @@ class Rehearsal:
     async def _execute(self, service: Service, claimed: Claimed) -> Outcome | None:
         run = service.open_run(claimed)
         await run.load()
-        run.gate = self._gate = _Hold()
+        run.activity.gate = self._gate = _Hold()
         args, kwargs = self._workflow.decode_input(self.row.input)
         root = run.root()
         self._body = RunBody(self._workflow, root.digest, args, kwargs)
         interruptible = run.scheduler.loop.interruptible()
-        run.interrupt = interruptible.cancel
+        run.attach(interruptible.cancel)
         self._run = run
         outcome: Outcome | None = None
         try:
@@ -166,9 +169,7 @@ class Rehearsal:
             # It was cut off: what it makes of that is no outcome.
         finally:
             with anyio.CancelScope(shield=True):
-                await run.end_strays()
-            run.has_ended = True
-            run.flush()
+                await run.conclude()
         return outcome if self._findings is None else None
 
     async def _stepped(self, body: Coroutine[Any, Any, T], context: Context, /) -> T:
@@ -182,11 +183,12 @@ class Rehearsal:
     def look(self, now: float) -> None:
         """Cut it off where nothing has moved for long enough."""
         run, gate = self._run, self._gate
-        if run is None or gate is None or self._findings is not None or run.has_ended:
+        if run is None or gate is None or self._findings is not None or run.activity.has_ended:
             return
-        counts = run.begun, run.executed, run.replayed, run.retried
-        seen = *counts, len(run.executing), len(gate.held)
-        if run.retried > MOST_RETRIES:
+        counts, executing = run.activity.counts, len(run.activity.executing)
+        moves = counts.begun, counts.executed, counts.replayed, counts.retried
+        seen = *moves, executing, len(gate.held)
+        if counts.retried > MOST_RETRIES:
             self._cut_off("its retry policies try again and again")
         elif seen != self._seen:
             self._seen, self._seen_at, self._looks = seen, now, 0
@@ -216,7 +218,7 @@ class Rehearsal:
         """Whether every workflow that executes waits for calls."""
         assert self._run is not None
         assert self._gate is not None
-        calls = chain([self._body], self._run.executing.values())
+        calls = chain([self._body], self._run.activity.executing.values())
         bodies = [call.body for call in calls if call is not None]
         return bool(self._gate.held) and all(each.in_flight for each in bodies if each is not None)
 
@@ -234,7 +236,7 @@ class Rehearsal:
     def unwind(self) -> None:
         """Cancel what executes of it."""
         if self._run is not None and self._gate is not None:
-            self._run.unwind()
+            self._run.activity.unwind()
             self._gate.release()
 
     def _found(self, note: str = "") -> Findings:
@@ -242,7 +244,7 @@ class Rehearsal:
         run, gate = self._run, self._gate
         if run is None or gate is None:
             return Findings()
-        unasked = [row for row in run.recorded.values() if row.kind in OUTCOMES]
+        unasked = [row for row in run.recorded.unasked.values() if row.kind in OUTCOMES]
         mine = [row for row in unasked if row.parent_id is None or row.parent_id in gate.begun]
         if not self.is_finished:
             mine += self._left_behind(unasked, gate)

@@ -136,9 +136,9 @@ async def test_a_cleared_cache_is_empty(runtime: Runtime) -> None:
 
     async with runtime.thread("one"):
         await parse("abc")
-    assert await parse.clear_cache(runtime) == 1
+    assert await runtime.clear_cache(parse.name) == 1
     async with runtime.thread("two"):
         await parse("abc")
 
     assert bodies == ["abc", "abc"]
-    assert await parse.clear_cache(runtime) == 1
+    assert await runtime.clear_cache(parse.name) == 1

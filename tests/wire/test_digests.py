@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from taskflow import Call, Runtime, task, workflow
-from taskflow.runs.run import FEW_CALLS, FEW_REPEATS
+from taskflow.runs.occurrences import FEW_CALLS, FEW_REPEATS
 from taskflow.wire.digests import DIGEST_SIZE, Digests
 
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import random
 import tempfile
 import time
@@ -45,7 +46,6 @@ from msgspec import Struct
 
 from taskflow.calls.workflows import WorkflowCall
 from taskflow.loops.clocks import present
-from taskflow.runs.run import logger
 from taskflow.runtime import Runtime
 from taskflow.stores.base import Store
 from taskflow.testing.crashes.judgements import Judge
@@ -58,6 +58,8 @@ from taskflow.testing.suspects.memory import Memory
 __all__ = ("CrashTestFailed", "Crashes", "crash_everywhere")
 
 T = TypeVar("T")
+
+logger = logging.getLogger("taskflow")
 
 MODES: Final[tuple[Mode, ...]] = ("drop", "cancel", "native")
 OTHER_CHOICE: Final = (

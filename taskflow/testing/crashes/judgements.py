@@ -139,7 +139,7 @@ class Judge:
                 reason(),
             ]
         run = outcome.processes[-1].run
-        unasked = [] if run is None else [each.task_id for each in run.unused()]
+        unasked = [] if run is None else [each.task_id for each in run.recorded.unused()]
         # A failure, and a contest, may end what is beside it before that has asked.
         if unasked and not (history.has_contests or has_failures):
             return [

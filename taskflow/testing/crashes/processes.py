@@ -27,7 +27,8 @@ from taskflow.loops.loop import Outside, counted
 from taskflow.loops.promises import Latch, uninterrupted
 from taskflow.records import RunStatus
 from taskflow.runs.feeds import Listener
-from taskflow.runs.run import FRAME, Run
+from taskflow.runs.frame import FRAME
+from taskflow.runs.run import Run
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Batch, Committed
 from taskflow.stores.kinds import OUTCOMES, RESULT
@@ -274,7 +275,7 @@ class Process:
         step: Callable[..., Any] = body.send
         sent: Any = None
         self.bodies[id(body)] = call_id, body
-        if isinstance(call := frame.run.executing.get(call_id), RecordedCall):
+        if isinstance(call := frame.run.activity.executing.get(call_id), RecordedCall):
             self.history.shown[call_id] = spelled_call(call.definition.name, call.shown_arguments())
         if frame.stake is not None:
             self.history.has_contests = True

@@ -29,7 +29,7 @@ from typing import Any, Final
 import anyio
 
 from taskflow.calls import call, emits, maps, races, values, waits, workflows
-from taskflow.runs.run import FRAME
+from taskflow.runs.frame import FRAME
 from taskflow.testing.doubles.virtual import AsyncioTime, VirtualClock
 from taskflow.testing.suspects.functions import (
     OURS,
