@@ -200,7 +200,7 @@ def _imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("dependency", "door"),
-    [("aiosqlite", "stores/sqlite/store.py"), ("msgspec.json", "wire/json.py")],
+    [("aiosqlite", "stores/sqlite/connection.py"), ("msgspec.json", "wire/json.py")],
 )
 def test_a_dependency_has_one_door(dependency: str, door: str) -> None:
     """What is to be replaced one day is imported, and used, in one place."""

@@ -1,25 +1,115 @@
-"""Who may have a run: the decision on a claim, by the thread's latest run and the run it names."""
+"""Who may own a run: the decision on a claim, and what the claim becomes.
+
+Only `decide` says what a claim may have; `check_idle` and `is_recoverable` say when a run is free.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, TypeAlias
+
+from msgspec import structs
 
 from taskflow.errors import (
     HistoryMismatch,
     RunCancelled,
     RunNotFound,
     RunUnfinished,
+    TaskflowError,
     ThreadBusy,
 )
 from taskflow.records import RunStatus
 from taskflow.stores.base import BLOCK_RUN_ID
-from taskflow.stores.batches import Claim
+from taskflow.stores.batches import Claim, Claimed
 from taskflow.stores.rows import RunRow
+from taskflow.stores.tables import Tables
+from taskflow.stores.transitions import cancelled, continued
 
-__all__ = ("Decision", "decide")
+__all__ = (
+    "Decision",
+    "answers",
+    "check_idle",
+    "decide",
+    "is_recoverable",
+    "unknown_workflows",
+)
 
 Decision: TypeAlias = Literal["new", "continue", "answer", "supersede"]
+
+
+def answers(claims: Sequence[Claim], tables: Tables) -> list[Claimed | Exception]:
+    """Apply the claims of a batch; the answer to each, which is an exception if turned down."""
+    heads = tables.runs.heads(list({claim.thread_id for claim in claims}))
+    found: list[Claimed | Exception] = []
+    beginning: dict[str, tuple[int, Claimed]] = {}
+    for index, claim in enumerate(claims):
+        thread_id = claim.thread_id
+        try:
+            if thread_id in beginning:
+                raise ThreadBusy(thread_id, "a run begins on it at this moment")
+            claimed = _answer(claim, heads.get(thread_id), tables)
+        except TaskflowError as error:
+            found.append(error)
+            continue
+        found.append(claimed)
+        if claimed.is_new:
+            beginning[thread_id] = index, claimed
+        elif not claimed.is_answer:
+            heads[thread_id] = claimed.row
+    if beginning:
+        begun = tables.runs.begin([claimed.row for _, claimed in beginning.values()])
+        for row, (index, claimed) in zip(begun, beginning.values(), strict=True):
+            found[index] = structs.replace(claimed, row=row)
+    return found
+
+
+def _answer(claim: Claim, head: RunRow | None, tables: Tables) -> Claimed:
+    if head is None:
+        tables.runs.check_absent(claim.thread_id)
+        known = None
+    elif claim.run_id in (None, head.run_id):
+        known = None if claim.run_id is None else head
+    else:
+        known = tables.runs.run(claim.thread_id, str(claim.run_id))
+    latest = head and head.verified()
+    decision = decide(claim, latest, known and known.verified(), tables.is_gone)
+    held = known or latest
+    if held is None or decision in ("new", "supersede"):
+        return _begun(claim, latest, tables, supersedes=decision == "supersede")
+    if decision == "answer":
+        return Claimed(held, None, is_answer=True)
+    return _continued(claim, held, tables)
+
+
+def _begun(claim: Claim, head: RunRow | None, tables: Tables, *, supersedes: bool) -> Claimed:
+    """A new run, which has no number yet."""
+    if head is None:
+        return Claimed(claim.new_row(0, 1), None, is_new=True)
+
+    row = claim.new_row(0, head.sequence + 1)
+    previous = _saved_before(row, tables)
+    if not supersedes:
+        return Claimed(row, previous, is_new=True)
+    tables.runs.update(cancelled(head, claim.now))
+    return Claimed(row, previous, is_new=True, superseded=head.run_id)
+
+
+def _continued(claim: Claim, held: RunRow, tables: Tables) -> Claimed:
+    previous = _saved_before(held, tables)  # before anything is written: it may be damaged
+    row = continued(held, claim, lambda: tables.checkpoints.latest_of(held))
+    tables.runs.update(row)
+    last_signal = tables.checkpoints.last_signal(row)
+    signals = tables.checkpoints.waiting_signals(row) if last_signal else ()
+    return Claimed(row, previous, signals=signals, last_signal=last_signal, waits=held.waits)
+
+
+def _saved_before(row: RunRow, tables: Tables) -> bytes | None:
+    """What the latest successful run before this one has saved: its result, if nothing else."""
+    earlier = tables.runs.previous(row)
+    if earlier is None:
+        return None
+    earlier.verified()
+    return earlier.result if earlier.saved is None else earlier.saved
 
 
 def decide(
@@ -128,3 +218,25 @@ def _check_workflow(latest: RunRow) -> None:
 
 def _shown(value: bytes) -> str:
     return value.decode()[:500]
+
+
+def check_idle(latest: RunRow | None, owner: str | None, is_gone: Callable[[str], bool]) -> None:
+    """Raise ThreadBusy while any owner but ``owner`` executes a thread's latest run."""
+    if latest is None or latest.owner in (None, owner) or is_gone(str(latest.owner)):
+        return
+
+    raise ThreadBusy(latest.thread_id, f"run {latest.run_id!r} is executed by {latest.owner}")
+
+
+def is_recoverable(row: RunRow, now: float, is_gone: Callable[[str], bool]) -> bool:
+    """Whether recovery may continue a run: it is due, or its owner is gone."""
+    if row.is_final:
+        return False
+    if row.owner is not None:
+        return is_gone(row.owner)
+    return row.due is not None and row.due <= now
+
+
+def unknown_workflows(names: Collection[str], known: Sequence[str]) -> list[str]:
+    """The names of recoverable runs' workflows that are not known; blocks have the name ``""``."""
+    return sorted({*names} - {*known, ""})

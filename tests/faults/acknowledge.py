@@ -87,7 +87,7 @@ async def main(folder: Path, mode: str) -> None:
             if mode == "OFF":
                 db.execute("PRAGMA synchronous = OFF")
 
-        await store._trip(store._opened(store._writer), prepare)
+        await store.session.writer.trip(prepare)
         note("ready")
         async with anyio.create_task_group() as group:
             for thread in range(LASTING):

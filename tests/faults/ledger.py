@@ -38,7 +38,7 @@ from taskflow import (
     task,
     workflow,
 )
-from taskflow.stores.sqlite import store as sqlite
+from taskflow.stores.sqlite import opening
 
 bodies: list[str] = []  # that were executed
 outage: set[str] = set()  # tasks that fail
@@ -335,7 +335,7 @@ def serve() -> None:
     """Observe what is asked for, until the input ends."""
     logging.disable(logging.CRITICAL)
     if "unchecked" in sys.argv:
-        sqlite.CHECKED_PAGES = 0
+        opening.CHECKED_PAGES = 0
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         found = asyncio.run(observe(Path(line.strip())))

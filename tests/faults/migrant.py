@@ -14,13 +14,13 @@ from typing import Any
 import anyio
 
 from taskflow import Runtime
-from taskflow.stores.sqlite import store as sqlite
+from taskflow.stores.sqlite import connection
 
 taken = 0
 last = 0
 
 
-class Counting(sqlite._Connection):
+class Counting(connection.WorkConnection):
     """A connection that counts what it executes, and dies before the last one."""
 
     def execute(self, work: Any, parameters: Any = ()) -> Any:
@@ -39,7 +39,7 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    sqlite._Connection = Counting  # type: ignore[misc]
+    connection.WorkConnection = Counting  # type: ignore[misc]
     if len(sys.argv) > 2:
         last = int(sys.argv[2])
     else:

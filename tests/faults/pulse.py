@@ -31,7 +31,7 @@ STORES: Final = (
     f"{os.sep}sqlite3{os.sep}",
 )
 # A thread that begins, or does nothing but make an object, waits for a processor and nothing else.
-STARTING: Final = (f"{os.sep}threading.py:start", "sqlite.py:_made_in_daemon")
+STARTING: Final = (f"{os.sep}threading.py:start", "connection.py:_made_in_daemon")
 
 
 class Pulse:

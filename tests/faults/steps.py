@@ -19,7 +19,6 @@ from msgspec import Struct, to_builtins
 
 from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
 from taskflow.errors import StoreError
-from taskflow.stores.sqlite.store import _send
 
 COUNT = 12
 STRUCK = 5  # the step in whose body the fault begins
@@ -109,11 +108,13 @@ async def has_transaction(runtime: Runtime) -> bool:
     """
     store = runtime._store
     assert isinstance(store, SQLiteStore)
-    left: list[bool] = []
-    for connection in (store._writer, store._reader):
-        if connection is not None:
-            await _send(connection, lambda db: left.append(db.in_transaction))
-    return any(left)
+    session = store.session
+    return any(
+        [
+            await connection.trip(lambda db: db.in_transaction)
+            for connection in (session.writer, session.reader)
+        ]
+    )
 
 
 def check(report: Report, path: Path, *, is_new: bool = False) -> None:

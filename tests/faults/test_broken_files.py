@@ -72,8 +72,8 @@ async def execute(runtime: Runtime, statement: str) -> None:
     """Execute a statement in the connection that writes."""
     store = runtime._store
     assert isinstance(store, SQLiteStore)
-    assert store._writer is not None
-    await store._writer.execute_fetchall(statement)  # an open cursor would read on
+    writer = store.session.writer
+    await writer.trip(lambda db: db.execute(statement).fetchall())  # an open cursor would read on
 
 
 def is_there(path: Path | str) -> bool:

@@ -23,7 +23,7 @@ CHILD = """
 import sys, time, anyio
 from datetime import timedelta
 from taskflow import Runtime
-from taskflow.stores.sqlite import history
+from taskflow.stores.sqlite import history, pruning
 
 def halt(*_):
     print("halfway", flush=True)
@@ -41,7 +41,7 @@ async def main():
     what, path, file = sys.argv[1:]
     async with Runtime(path) as runtime:
         if what == "prune":
-            history.drop = after(history.drop, 3)
+            pruning.drop = after(pruning.drop, 3)
             await runtime.prune(finished_before=timedelta(0))
         elif what == "fork":
             history.checksum_on = after(history.checksum_on, 1000)

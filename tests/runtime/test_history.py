@@ -223,7 +223,7 @@ async def test_a_damaged_result_can_be_replaced(tmp_path: Path) -> None:
     async with Runtime(tmp_path / "taskflow.db") as runtime:
         await runtime.run(offer("A1"), thread_id="thread")
         price_id = (await calls(runtime, "thread"))["price"].task_id
-        await runtime._store._write(  # type: ignore[attr-defined]
+        await runtime._store.session.write(  # type: ignore[attr-defined]
             lambda db: db.execute("UPDATE checkpoint SET payload = '7' WHERE name = 'price'")
         )
         with pytest.raises(CheckpointCorrupt):
@@ -385,7 +385,7 @@ async def test_a_damaged_row_is_not_copied(table: str, tmp_path: Path) -> None:
     async with Runtime(tmp_path / "taskflow.db") as runtime:
         await runtime.run(offer("A1"), thread_id="thread")
         column = {"run": "input", "checkpoint": "payload"}[table]
-        await runtime._store._write(  # type: ignore[attr-defined]
+        await runtime._store.session.write(  # type: ignore[attr-defined]
             lambda db: db.execute(f"UPDATE {table} SET {column} = '7'")
         )
 

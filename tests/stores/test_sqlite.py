@@ -271,13 +271,13 @@ async def test_a_full_disk_is_an_error_that_writes_nothing(path: Path) -> None:
         run = await begin(store)
         large = [checkpoint(run.key, f"{n}", payload=b'"%b"' % (b"x" * 9000)) for n in range(50)]
         limit = "PRAGMA max_page_count"
-        await store._writer.execute(f"{limit} = 40")
+        await store.session.writer.trip(lambda db: db.execute(f"{limit} = 40").fetchall())
 
         with pytest.raises(StoreError, match="no space left"):
             await write(store, checkpoints=large)
 
         assert await recorded(store) == []
-        await store._writer.execute(f"{limit} = 1000000")
+        await store.session.writer.trip(lambda db: db.execute(f"{limit} = 1000000").fetchall())
         await write(store, checkpoints=large)
         assert len(await recorded(store)) == 50
 
@@ -434,7 +434,7 @@ def test_the_lease_of_a_closed_loop_is_not_renewed(path: Path) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(store.open("closed"))
     loop.run_until_complete(begin(store, owner="closed"))
-    thread = store._lease_thread
+    thread = store.session.lease.thread
     loop.close()
     assert thread is not None
     thread.join(30)
@@ -498,7 +498,7 @@ async def test_a_cancelled_trip_leaves_no_transaction_open(path: Path) -> None:
 
         async with opened(path, "other", busy_timeout=0.05) as other:
             await begin(other, "elsewhere", owner="other")
-        assert not store._writer.in_transaction
+        assert not await store.session.writer.trip(lambda db: db.in_transaction)
 
 
 async def test_a_file_is_one_file_under_each_of_its_names(tmp_path: Path) -> None:

@@ -1270,7 +1270,7 @@ class TestHistories:
         async with Runtime(store) as runtime:
             for thread_id in ("a", "b"):
                 await runtime.run(fulfil("A1"), thread_id=thread_id)
-        rows = store._checkpoints["a"]
+        rows = store._tables.checkpoints.by_thread["a"]
         (first, *_) = rows
         bad = msgspec.structs.replace(rows[first].checkpoint, payload=b'"forged"')
         rows[first] = msgspec.structs.replace(rows[first], checkpoint=bad)

@@ -1,4 +1,9 @@
-"""Advisory locks on files: who writes now, and whose process is still alive.
+"""Advisory locks on files: one that is held around every write, one for as long as an owner lives.
+
+SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint at the same instant.
+With such a version every write is made under a `FileLock` beside the database; else `NoLock` does.
+An `OwnerLock` is on a small file for each open runtime: whoever can take it knows that the runtime
+is dead.
 
 The operating system lets go of a lock when the process that holds it dies, however it dies. But a
 lock belongs to the open file, and a fork shares that: the child would hold it for as long as it
@@ -17,9 +22,9 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
-__all__ = ("FileLock", "OwnerLock")
+__all__ = ("FileLock", "NoLock", "OwnerLock", "WriteLock")
 
 if sys.platform == "win32":
     import msvcrt
@@ -198,6 +203,16 @@ class FileLock:
     def close(self) -> None:
         """Close the file; the lock is not held any more."""
         self._file.close()
+
+
+class NoLock(contextlib.nullcontext[None]):
+    """In place of a `FileLock`, with versions of SQLite that need none."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+WriteLock: TypeAlias = FileLock | NoLock
 
 
 class OwnerLock:

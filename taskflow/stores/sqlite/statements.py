@@ -255,10 +255,6 @@ FROM checkpoint LEFT JOIN run ON run.thread_id = checkpoint.thread_id
     AND run.run_id = checkpoint.run_id
 WHERE checkpoint.thread_id = ? AND checkpoint.task_id = ?
 """
-SELECT_CHECKSUM: Final = """
-SELECT checksum, signal FROM checkpoint WHERE thread_id = ? AND task_id = ?
-"""
-
 REPLACE_RESULT: Final = """
 UPDATE checkpoint SET kind = 'result', payload = ?, checksum = (checksum & ~0xFFFFFFFF) | ?
 WHERE thread_id = ? AND task_id = ? AND kind IN ('result', 'error')
@@ -309,3 +305,8 @@ RENEW_LEASE: Final = "INSERT OR REPLACE INTO lease VALUES (?, ?, ?)"
 SELECT_LEASE: Final = "SELECT boot_id, expires FROM lease WHERE owner = ?"
 DROP_LEASE: Final = "DELETE FROM lease WHERE owner = ?"
 SELECT_LEASES: Final = "SELECT owner FROM lease"
+
+
+def values(row: str, count: int) -> str:
+    """``count`` rows of placeholders, for a statement that has ``{rows}``."""
+    return ", ".join([row] * count)

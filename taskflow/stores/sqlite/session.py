@@ -1,0 +1,186 @@
+"""`Session`: what a store has open between `open` and `close`, and the trips that are made in it.
+
+Every write is made under the write lock, by the one connection that writes; every result is handed
+on only when the files are still those that were opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from taskflow.errors import StoreError
+from taskflow.stores.sqlite.connection import Connection, Transaction, Trips
+from taskflow.stores.sqlite.failures import explained, not_open
+from taskflow.stores.sqlite.files import DatabaseFile, OpenFiles
+from taskflow.stores.sqlite.lease import Lease, Renewal
+from taskflow.stores.sqlite.locks import NoLock, WriteLock
+from taskflow.stores.sqlite.opening import (
+    Synchronous,
+    check_apart,
+    check_ours,
+    prepare_reader,
+    prepare_writer,
+)
+
+__all__ = ("Session",)
+
+T = TypeVar("T")
+
+
+class Session:
+    """A connection that writes, one that reads, the write lock and the lease of one owner."""
+
+    def __init__(self, file: DatabaseFile, lease: Lease, synchronous: Synchronous) -> None:
+        self.lease = lease
+        self.trips = Trips(file)
+        self._file = file
+        self._synchronous: Synchronous = synchronous
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+        self._write_lock: WriteLock = NoLock()
+        self._files: OpenFiles | contextlib.nullcontext[None] = contextlib.nullcontext()
+
+    @property
+    def writer(self) -> Connection:
+        """The connection that writes. Raises StoreError where it is closed."""
+        if self._writer is None:
+            raise not_open(self._file.shown)
+        return self._writer
+
+    @property
+    def reader(self) -> Connection:
+        """The connection that reads. Raises StoreError where it is closed."""
+        if self._reader is None:
+            raise not_open(self._file.shown)
+        return self._reader
+
+    async def open(self) -> None:
+        """Open the file, and begin the lease. Raises StoreError or SchemaTooNew."""
+        file, lease = self._file, self.lease
+        file.use()
+        try:
+            writer = self._writer = await self._connect("rwc")
+            await writer.trip(lambda _: check_apart(file))
+            await writer.trip(partial(check_ours, file))
+            lock = self._write_lock = await writer.trip(lambda _: file.new_lock())
+            await writer.trip(lambda db: prepare_writer(file, db, lock, self._synchronous))
+            await writer.trip(lambda _: lease.lock_owner())
+            await writer.trip(lambda db: lease.take(db, lock))
+            self._files = OpenFiles(file)
+            reader = self._reader = await self._connect()
+            await reader.trip(prepare_reader)
+            renewal = await writer.trip(lambda _: Renewal(file))
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, OSError):
+                raise explained(error, file) from error
+            raise
+        lease.keep(renewal, asyncio.get_running_loop())
+
+    async def end_lease(self) -> None:
+        """Give up the lease: the owner's runs are free."""
+        self.lease.end()
+        lock = self._write_lock
+
+        def drop(db: sqlite3.Connection) -> None:
+            with lock:
+                self.lease.drop(db)
+
+        # The file may be full or gone: the owner's lock tells as much.
+        with contextlib.suppress(StoreError):
+            await self.writer.trip(drop)
+
+    async def close(self) -> None:
+        """Close what is open, whatever of it that is."""
+        thread = self.lease.thread
+        # It wakes at once, but may be in the middle of a write.
+        while thread is not None and thread.is_alive() and not self.trips.is_leaving:
+            await anyio.to_thread.run_sync(thread.join, 0.1)
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        lock, self._write_lock = self._write_lock, NoLock()
+        self._files = contextlib.nullcontext()
+        for connection in (reader, writer):
+            if connection is not None:
+                await self._close(connection, lock)
+        self._file.release()
+        lock.close()
+        if self.lease.holds_lock:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.lease.release)
+
+    async def _close(self, connection: Connection, lock: WriteLock) -> None:
+        def close(db: sqlite3.Connection) -> None:
+            with lock:  # whoever closes last checkpoints
+                db.close()
+
+        with contextlib.suppress(StoreError):
+            await connection.trip(close)
+        if not self.trips.is_leaving:  # else its thread, which is a daemon, may wait for long
+            await connection.end()
+
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
+        """Call ``work`` in a transaction, or ``alone``: it is a transaction by itself."""
+
+        def locked(db: sqlite3.Connection) -> T:
+            transaction = contextlib.nullcontext() if alone else Transaction(db)
+            with self._files, self._write_lock, transaction:
+                return work(db)
+
+        return await self.writer.trip(locked)
+
+    async def read(self, query: str, parameters: Any, make: Callable[[Any], T]) -> list[T]:
+        """What ``make`` makes of each row, in the connection's thread: there may be very many."""
+        return await self.look(
+            lambda db: [make(row) for row in db.execute(query, parameters).fetchall()]
+        )
+
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call ``work``, which only reads."""
+
+        def checked(db: sqlite3.Connection) -> T:
+            with self._files:
+                return work(db)
+
+        return await self.reader.trip(checked)
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Connection]:
+        """A connection of its own, in one transaction for as long as the context is open."""
+        if self._reader is None:
+            raise not_open(self._file.shown)
+
+        connection = await self._connect()
+        try:
+            await connection.trip(self._begin_snapshot)
+            yield connection
+        finally:
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(StoreError):
+                    await connection.trip(self._end_snapshot)
+                await connection.end()
+
+    def _begin_snapshot(self, db: sqlite3.Connection) -> None:
+        with self._files:
+            db.execute("PRAGMA query_only = 1")
+            db.execute("BEGIN")
+            db.execute("SELECT number FROM run LIMIT 1").fetchone()
+
+    def _end_snapshot(self, db: sqlite3.Connection) -> None:
+        with contextlib.closing(self._file.new_lock()) as lock, lock:
+            db.close()  # whoever closes last checkpoints
+
+    async def _connect(self, mode: Literal["rw", "rwc"] = "rw") -> Connection:
+        try:
+            return await self.trips.connect(mode)
+        except sqlite3.Error as error:
+            with self._files:  # that a file is gone says more
+                raise explained(error, self._file) from error
