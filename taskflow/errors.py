@@ -175,8 +175,8 @@ class UnknownWorkflow(TaskflowError, LookupError):
         self.thread_id = thread_id
         self.workflow = workflow
         super().__init__(
-            f"the run on thread {thread_id!r} is one of the workflow {workflow!r}, which this "
-            f"runtime does not know: open it as Runtime(…, workflows=[{workflow}])"
+            f"thread {thread_id!r} was run by the workflow {workflow!r}, which this runtime does "
+            f"not know: open it as Runtime(…, workflows=[{workflow}])"
         )
 
 

@@ -1,7 +1,4 @@
-"""The command that tells what a deploy would do to recorded runs: check.
-
-It is a command of the same ``app`` as those of `taskflow.cli.waiting`: with it it has all.
-"""
+"""The command that shows what a deploy would do to recorded runs: check."""
 
 from __future__ import annotations
 
@@ -21,27 +18,18 @@ from rich.status import Status
 from rich.text import Text
 
 from taskflow.calls.workflows import Workflow
-from taskflow.cli.commands import (
-    Db,
-    Json,
-    Target,
-    Traceback,
-    check_exists,
-    checked_id,
-    explained,
-    say,
-)
-from taskflow.cli.execution import DEFAULT_DB
+from taskflow.cli.database import check_exists
+from taskflow.cli.explanations import explained, values_checked
+from taskflow.cli.hints import DEFAULT_DB
 from taskflow.cli.inputs import UsageError, find_workflow
-from taskflow.cli.progress import FIRST_LINE, LINE_SPACING, LONGEST_SPACING, duration
+from taskflow.cli.options import Db, Json, Target, Traceback, checked_id
+from taskflow.cli.progress import FIRST_LINE, LINE_SPACING, LONGEST_SPACING, duration, say
 from taskflow.cli.report import as_json
-from taskflow.cli.waiting import app
-from taskflow.errors import TaskflowError
 from taskflow.records import RunStatus
 from taskflow.testing.replays import replay
 from taskflow.testing.verdicts import ReplayReport, RunReplay, Verdict
 
-__all__ = ("app",)
+__all__ = ("check",)
 
 CHANGED: Final = 1
 STYLES: Final = {
@@ -51,65 +39,62 @@ STYLES: Final = {
 }
 REFRESH: Final = 0.1  # seconds
 
+Files = Annotated[
+    list[str] | None, typer.Argument(metavar="FILE", help="More exports, as after --export.")
+]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        metavar="FILE",
+        help="An export to read in place of a database, - for stdin; may be repeated.",
+    ),
+]
+ThreadFilter = Annotated[
+    str | None,
+    typer.Option(
+        "--thread", metavar="ID", callback=checked_id, help="Only the runs of this thread."
+    ),
+]
+StatusFilter = Annotated[
+    list[RunStatus] | None, typer.Option(help="Only runs of this status; may be repeated.")
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="How long a workflow may wait for something that is no call.",
+    ),
+]
 
-@app.command("check")
+
 def check(
     context: typer.Context,
     target: Target,
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FILE", help="More exports, as after --export."),
-    ] = None,
-    exports: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--export",
-            metavar="FILE",
-            help="What `export` has written, in place of a database; may be repeated. "
-            "- reads it from stdin.",
-        ),
-    ] = None,
+    files: Files = None,
+    exports: Exports = None,
     db: Db = DEFAULT_DB,
-    thread: Annotated[
-        str | None,
-        typer.Option("--thread", metavar="ID", callback=checked_id, help="Only its runs."),
-    ] = None,
-    status: Annotated[
-        list[RunStatus] | None, typer.Option(help="Only those; may be repeated.")
-    ] = None,
-    patience: Annotated[
-        float,
-        typer.Option(
-            min=0, metavar="SECONDS", help="How long a workflow may wait for what is no call."
-        ),
-    ] = 5.0,
+    thread: ThreadFilter = None,
+    status: StatusFilter = None,
+    patience: Patience = 5.0,
     json_asked: Json = False,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Tell what the present code would do to recorded runs, without executing any task.
+    """Show what the present code would do to recorded runs, without executing any task.
 
-    They are replayed: what is recorded answers, and what is not is held and told.
+    The runs are replayed: recorded calls are answered, and other calls are held and reported.
 
     Exit code 1 if a deploy would change something: ask for other calls, leave results out, fail.
     """
     with explained(traceback_asked):
-        given = [*(exports or []), *(files or [])]
-        if files and not exports:
-            raise UsageError(f"what is {files[0]}? Name exports with --export, or a database: --db")
-        source = context.get_parameter_source("db")
-        if exports and source is not None and source.name == "COMMANDLINE":
-            raise UsageError("name a database with --db, or exports with --export, not both")
+        given = _given_files(context, files or [], exports or [])
         with contextlib.redirect_stdout(sys.stderr):
             workflow = find_workflow(target)
         if not given:
             check_exists(db)
         options = {"thread_id": thread, "status": status or None, "patience": patience}
-        try:
-            with contextlib.redirect_stdout(sys.stderr), _Progress(workflow.name) as progress:
-                report = anyio.run(_checked, workflow, db, given, {**options, "report": progress})
-        except KeyboardInterrupt:
-            say("Stopped: nothing was executed, and nothing changed.")
-            raise typer.Exit(128 + signal.SIGINT) from None
+        report = _replayed(workflow, given or [db], options)
     if json_asked:
         sys.stdout.write(f"{as_json(_json_of(report))}\n")
     else:
@@ -117,24 +102,42 @@ def check(
     raise typer.Exit(0 if report.is_unchanged else CHANGED)
 
 
-async def _checked(
-    workflow: Workflow[..., Any, Any], db: str, exports: list[str], options: dict[str, Any]
+def _given_files(context: typer.Context, files: list[str], exports: list[str]) -> list[str]:
+    """The exports to read, none where a database is meant. Raises UsageError if unclear."""
+    if files and not exports:
+        raise UsageError(f"what is {files[0]}? Name exports with --export, or a database: --db")
+    source = context.get_parameter_source("db")
+    if exports and source is not None and source.name == "COMMANDLINE":
+        raise UsageError("name a database with --db, or exports with --export, not both")
+    return [*exports, *files]
+
+
+def _replayed(
+    workflow: Workflow[..., Any, Any], files: list[str], options: dict[str, Any]
 ) -> ReplayReport:
-    """Raises UsageError for files that are none of what is needed, and what `replay` raises."""
-    given = exports or [db]
-    histories = [sys.stdin.buffer if each == "-" else _Named(each) for each in given]
+    """The report of a replay that shows its progress; exits when Ctrl-C stops it."""
     try:
-        return await replay(histories, workflow, **options)
+        with contextlib.redirect_stdout(sys.stderr), _Progress(workflow.name) as progress:
+            return anyio.run(_replay, workflow, files, {**options, "report": progress})
+    except KeyboardInterrupt:
+        say("Stopped: nothing was executed, and nothing changed.")
+        raise typer.Exit(128 + signal.SIGINT) from None
+
+
+async def _replay(
+    workflow: Workflow[..., Any, Any], files: list[str], options: dict[str, Any]
+) -> ReplayReport:
+    """`replay`, with UsageErrors for files that are neither database nor export."""
+    histories = [sys.stdin.buffer if each == "-" else _Named(each) for each in files]
+    try:
+        with values_checked():
+            return await replay(histories, workflow, **options)
     except OSError as error:
         raise UsageError(f"cannot read {error.filename}: {error.strerror or error}") from error
-    except ValueError as error:
-        if isinstance(error, TaskflowError):
-            raise
-        raise UsageError(str(error)) from error
 
 
 class _Named:
-    """A file of that name: a bare text among several histories is a line."""
+    """A file's name, as a path: `replay` takes a plain string in a list for a line of an export."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -144,7 +147,7 @@ class _Named:
 
 
 class _Progress:
-    """Says how many runs were replayed: live on a terminal, in lines now and then elsewhere."""
+    """Shows how many runs were replayed: live on a terminal, in occasional lines elsewhere."""
 
     def __init__(self, title: str) -> None:
         console = Console(stderr=True, highlight=False)
@@ -175,9 +178,9 @@ class _Progress:
         if now < self._next:
             return
         passed = now - self._begun
-        told = ", ".join(f"{self._counts[each]:,} {each}" for each in self._counts)
+        counts = ", ".join(f"{self._counts[each]:,} {each}" for each in self._counts)
         text = (
-            f"{self._title}: {self._counts.total():,} runs replayed in {duration(passed)}: {told}"
+            f"{self._title}: {self._counts.total():,} runs replayed in {duration(passed)}: {counts}"
         )
         if self._live is not None:
             self._next = now + REFRESH

@@ -1,114 +1,52 @@
-"""The commands: what each takes, and what it does with a `Runtime`.
+"""The commands for one run or thread: run, resume, list, show, forget, cancel and delete.
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 the run failed or the
-store did, 2 wrong use, 3 the run is paused, 128 + n stopped by signal n (130: Ctrl-C).
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 the run or the store
+failed, 2 wrong use, 3 the run is paused, 128 + n stopped by signal n (130: Ctrl-C).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Generator
-from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Generator
+from typing import Annotated, Any
 
 import anyio
 import typer
 from rich.console import Console
 
 from taskflow.calls.workflows import Workflow
-from taskflow.cli.execution import Job, Outcome, execute, opened
+from taskflow.cli.database import ask, check_exists, recorded_id
+from taskflow.cli.execution import Job, Outcome, execute
+from taskflow.cli.explanations import explained
+from taskflow.cli.files import check_writable, writing
 from taskflow.cli.hints import DEFAULT_DB
-from taskflow.cli.inputs import UsageError, find_workflow, make_call
+from taskflow.cli.inputs import find_workflow, make_call
+from taskflow.cli.options import (
+    Db,
+    Json,
+    RunId,
+    Target,
+    TaskId,
+    Thread,
+    ThreadOption,
+    Traceback,
+    Wait,
+)
 from taskflow.cli.progress import display_on, say
 from taskflow.cli.records import json_of_run, json_of_runs, print_run, print_runs
 from taskflow.cli.report import as_json, exit_code, report
 from taskflow.cli.timeline import page_of, timeline_of
 from taskflow.cli.trace import trace_of
-from taskflow.errors import RunCancelled, RunNotFound, StoreError, TaskflowError, UnknownWorkflow
+from taskflow.errors import RunNotFound
 from taskflow.records import RunStatus
 from taskflow.runtime import Runtime
-from taskflow.wire.identity import check_id
 
-__all__ = (
-    "Db",
-    "RunId",
-    "Thread",
-    "Traceback",
-    "app",
-    "ask",
-    "check_exists",
-    "check_writable",
-    "checked_id",
-    "explained",
-    "recorded_id",
-    "say",
-)
-
-T = TypeVar("T")
-
-STORE_FAILED: Final = 1
-WRONG_USE: Final = 2
-# What the errors of `Runtime.run` advise to pass, as it is spelled here.
-OPTIONS: Final = {
-    "wait=True": "--wait",
-    "supersede=True": "--supersede",
-    "another run_id": "another --run-id",
-}
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Run durable workflows, and look at what is recorded of them.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 paused, 128 + n stopped by signal n.",
-)
+__all__ = ("cancel", "delete", "forget", "list_runs", "resume", "run", "show")
 
 
-def checked_id(value: str | None) -> str | None:
-    """What can be a name or an id, if anything was given. Raises BadParameter."""
-    if value is None:
-        return None
-    try:
-        return check_id(value, "name or id")
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-Target = Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="What to run.")]
-Thread = Annotated[
-    str, typer.Argument(metavar="THREAD", callback=checked_id, help="The thread's id.")
-]
-ThreadOption = Annotated[
-    str, typer.Option("--thread", metavar="ID", callback=checked_id, help="The thread's id.")
-]
-Db = Annotated[
-    str, typer.Option("--db", metavar="FILE", envvar="TASKFLOW_DB", help="The SQLite file.")
-]
-RunId = Annotated[
-    str | None,
-    typer.Option(
-        "--run-id", metavar="ID", callback=checked_id, help="That run, not the thread's latest."
-    ),
-]
-Wait = Annotated[
-    bool,
-    typer.Option(
-        "--wait", help="Wait through pauses, and where another process executes the same run."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Traceback = Annotated[
-    bool,
-    typer.Option("--traceback", envvar="TASKFLOW_TRACEBACK", help="Show errors in full."),
-]
-
-
-@app.command("run")
 def run(
     target: Target,
     thread: ThreadOption,
@@ -132,11 +70,11 @@ def run(
 ) -> None:
     """Run a workflow on a thread, or continue its run there.
 
-    What is recorded is not executed again.
+    Recorded calls are not executed again.
 
-    When it pauses, it tells what it waits for, and ends with exit code 3, unless --wait is given.
+    A run that pauses prints its open waits, and ends with exit code 3, unless --wait is given.
 
-    Ctrl-C cancels what executes, and SIGTERM lets that end first; either again leaves at once.
+    Ctrl-C cancels the executing tasks, SIGTERM lets them end first; a second signal exits at once.
     """
     with explained(traceback_asked):
         workflow = _found(target, json_asked)
@@ -145,7 +83,6 @@ def run(
         _run(job, json_asked, traceback_asked)
 
 
-@app.command("resume")
 def resume(
     target: Target,
     thread: ThreadOption,
@@ -161,12 +98,13 @@ def resume(
         _run(job, json_asked, traceback_asked)
 
 
-@app.command("list")
 def list_runs(
     db: Db = DEFAULT_DB,
-    status: Annotated[RunStatus | None, typer.Option(help="Only those.")] = None,
-    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only its runs.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    status: Annotated[RunStatus | None, typer.Option(help="Only runs of this status.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The largest number of runs.")] = 20,
     json_asked: Json = False,
     traceback_asked: Traceback = False,
 ) -> None:
@@ -181,7 +119,6 @@ def list_runs(
         say(f"No such runs in {db}.")
 
 
-@app.command("show")
 def show(
     thread: Thread,
     db: Db = DEFAULT_DB,
@@ -192,7 +129,7 @@ def show(
         typer.Option(
             "--timeline",
             metavar="FILE.html",
-            help="Write a page for a browser: the run drawn.",
+            help="Write a page for a browser that draws the run.",
         ),
     ] = None,
     trace: Annotated[
@@ -226,14 +163,8 @@ def show(
         print_run(record, tasks, db, whole=whole)
 
 
-@app.command("forget")
 def forget(
-    thread: Thread,
-    task_id: Annotated[
-        str, typer.Argument(metavar="TASK_ID", help="As `show` gives it: the beginning will do.")
-    ],
-    db: Db = DEFAULT_DB,
-    traceback_asked: Traceback = False,
+    thread: Thread, task_id: TaskId, db: Db = DEFAULT_DB, traceback_asked: Traceback = False
 ) -> None:
     """Drop a recorded call: the next run executes it again, and what depends on its result."""
 
@@ -251,15 +182,13 @@ def forget(
     say(f"Forgotten: {forgotten} on thread {thread!r}. The next run executes it again.")
 
 
-@app.command("cancel")
 def cancel(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
-    """End a thread's unfinished run for good, whoever executes it."""
+    """End a thread's unfinished run for good, in whatever process it executes."""
     with explained(traceback_asked):
         ask(db, lambda runtime: runtime.cancel(thread))
     say(f"Cancelled: the run on thread {thread!r}. The next one is a new run.")
 
 
-@app.command("delete")
 def delete(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
     """Drop a thread with everything that is recorded on it."""
     with explained(traceback_asked):
@@ -273,13 +202,13 @@ def _found(target: str, json_asked: bool) -> Workflow[..., Any, Any]:
 
 
 def _run(job: Job, json_asked: bool, traceback_asked: bool) -> None:
-    """Execute a job, say what it came to, and exit."""
+    """Execute a job, report its outcome, and exit."""
     display = display_on(Console(stderr=True, highlight=False), job.title)
     try:
         with _prints_aside(json_asked):
             outcome = anyio.run(execute, job, display)
     except KeyboardInterrupt:
-        # It came outside of the part that stops cleanly, or out of a worker process.
+        # Raised outside of the part that stops cleanly, or by a worker process.
         outcome = Outcome(0.0, began=True, stopped_by=signal.SIGINT)
     if outcome.error is not None and not outcome.began:
         raise outcome.error
@@ -288,93 +217,16 @@ def _run(job: Job, json_asked: bool, traceback_asked: bool) -> None:
     raise typer.Exit(exit_code(outcome))
 
 
-async def recorded_id(
-    runtime: Runtime, thread_id: str, beginning: str, run_id: str | None = None
-) -> str:
-    """The recorded call whose id begins so. Raises UsageError where several do.
-
-    ``beginning`` itself where none does: whoever asks for that is told that it is not there.
-    """
-    known = [each.task_id for each in await runtime.tasks(thread_id, run_id)]
-    found = [each for each in known if each.startswith(beginning)]
-    if len(found) > 1 and beginning not in found:
-        raise UsageError(f"{beginning} begins {len(found)} task ids: " + ", ".join(found[:5]))
-    return found[0] if len(found) == 1 else beginning
-
-
-def ask(db: str, question: Callable[[Runtime], Awaitable[T]], *, is_made: bool = False) -> T:
-    """What a runtime on an existing file answers; or on a new one, if it ``is_made``."""
-
-    async def main() -> T:
-        async with opened(Runtime(db)) as runtime:
-            return await question(runtime)
-
-    if not is_made:
-        check_exists(db)
-    return anyio.run(main)
-
-
-def check_exists(db: str) -> None:
-    if not os.path.exists(db):
-        raise UsageError(f"there is no file {db}: name the database with --db, or in TASKFLOW_DB")
-
-
-def check_writable(file: str) -> None:
-    if os.path.isdir(file or "."):
-        raise UsageError(f"cannot write {file or 'a file without a name'}: that is a folder")
-    folder = os.path.dirname(file) or "."
-    if not os.path.isdir(folder):
-        raise UsageError(f"cannot write {file}: there is no folder {folder}")
-
-
-def _write(file: str, text: str) -> None:
-    """Whoever reads the file finds what was there before, or the whole text."""
-    # Text that UTF-8 cannot carry stands in JSON strings only, where its escape means the same.
-    content = text.encode("utf-8", "backslashreplace")
-    path = Path(file)
-    is_draft = path.is_file() or not path.exists()  # no pipe, and no terminal
-    if is_draft:
-        path = Path(f"{os.path.realpath(file)}.{os.getpid()}.part")
-    try:
-        path.write_bytes(content)
-        if is_draft:
-            path.replace(os.path.realpath(file))
-    except OSError as error:
-        if is_draft:
-            path.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {file}: {error.strerror or error}") from error
-    say(f"Written: {file} ({len(content) / 1000:,.0f} kB)")
-
-
 @contextlib.contextmanager
 def _prints_aside(json_asked: bool) -> Generator[None]:
-    """What the user's code prints does not get between a program and the JSON it reads."""
+    """Send what user code prints to stderr if stdout is to hold JSON alone."""
     with contextlib.redirect_stdout(sys.stderr) if json_asked else contextlib.nullcontext():
         yield
 
 
-@contextlib.contextmanager
-def explained(traceback_asked: bool) -> Generator[None]:
-    """Say what was wrong in a line, without a traceback unless it was asked for, and exit."""
-    try:
-        yield
-    except (UsageError, TaskflowError) as error:
-        if traceback_asked:
-            sys.stderr.write("".join(traceback.format_exception(error)))
-        else:
-            say(f"taskflow: {_explanation(error)}", "red")
-        raise typer.Exit(STORE_FAILED if isinstance(error, StoreError) else WRONG_USE) from None
-
-
-def _explanation(error: Exception) -> str:
-    if isinstance(error, UnknownWorkflow):
-        return f"thread {error.thread_id!r} was run by {error.workflow!r}: resume it with that"
-    if isinstance(error, RunCancelled):
-        return (
-            f"run {error.run_id!r} on thread {error.thread_id!r} was cancelled, and that is final: "
-            "`taskflow run` without --run-id begins a new one"
-        )
-    text = str(error)
-    for keyword, option in OPTIONS.items():
-        text = text.replace(keyword, option)
-    return text
+def _write(file: str, text: str) -> None:
+    # Lone surrogates occur in JSON strings only, where their escape has the same meaning.
+    content = text.encode("utf-8", "backslashreplace")
+    with writing(file) as stream:
+        stream.write(content)
+    say(f"Written: {file} ({len(content) / 1000:,.0f} kB)")

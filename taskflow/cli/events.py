@@ -1,4 +1,4 @@
-"""The events of a run on stdout, as they come: a line each, for people or as JSON."""
+"""The events of a run as lines on stdout: text for people, or JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from taskflow.events import (
 from taskflow.events import (
     TaskFailed as TaskFailedEvent,
 )
-from taskflow.wire.codec import encode_plain
+from taskflow.wire.json import encode_plain
 
 __all__ = ("EventLines",)
 
@@ -53,24 +53,24 @@ STYLES: dict[type[Any], str] = {
 
 
 class EventLines:
-    """Writes events to stdout. Whoever reads there may go away at any time."""
+    """Writes events to stdout, whose reader may close its end of a pipe at any time."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._console = _Console(highlight=False)
 
     def put(self, event: Event) -> None:
-        """Write a line. Raises BrokenPipeError."""
+        """Write one event. Raises BrokenPipeError where the reader has gone."""
         if not self._as_json:
             self._console.print(_line(event), soft_wrap=True)
             return
-        # Text that UTF-8 cannot carry stands in JSON strings only, where its escape means the same.
+        # Lone surrogates occur in JSON strings only, where their escape has the same meaning.
         sys.stdout.write(encode_plain(event).decode("utf-8", "backslashreplace") + "\n")
         sys.stdout.flush()
 
     @property
     def is_broken(self) -> bool:
-        """Whether nobody reads any more: known before the next line is written, on POSIX."""
+        """Whether the reader has gone; on POSIX this is known without writing a line."""
         if not hasattr(select, "poll"):
             return False
         try:
@@ -81,7 +81,7 @@ class EventLines:
             return False
 
     def abandon(self) -> None:
-        """Nobody reads: nor is Python to fail at it when the process ends."""
+        """Send the rest to nowhere, so that Python's flush at exit does not fail."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
@@ -105,7 +105,7 @@ def _line(event: Event) -> Text:
 
 
 def _what(event: Event) -> str:
-    """What has happened, on one line."""
+    """An event in words, on one line."""
     match event:
         case RunStarted():
             return "run begins"
@@ -135,7 +135,7 @@ def _what(event: Event) -> str:
         case RunCancelledEvent():
             return "run cancelled" if event.final else "run interrupted: it may be continued"
         case Dropped():
-            return f"{event.count:,} events were not kept"
+            return f"{event.count:,} events were dropped"
 
 
 def _effort(event: TaskCompleted | TaskFailedEvent) -> str:

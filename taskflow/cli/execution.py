@@ -1,19 +1,18 @@
-"""A run that the command line executes: watched while it does, and stopped by a signal."""
+"""A run that the command line executes, shows while it executes, and stops at a signal."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import anyio
 from msgspec import Struct, structs
 
 from taskflow.calls.workflows import Workflow, WorkflowCall
-from taskflow.cli.hints import DEFAULT_DB, command_line, how_to_answer, in_short
-from taskflow.cli.inputs import UsageError
+from taskflow.cli.database import opened
+from taskflow.cli.hints import command_line, how_to_answer, in_short
 from taskflow.cli.progress import Display
 from taskflow.cli.stop import Stop
 from taskflow.errors import RunPaused, RunUnfinished, StoreError
@@ -22,27 +21,19 @@ from taskflow.runs.progress import Progress
 from taskflow.runtime import Runtime
 from taskflow.stores.batches import Batch, Claimed, Committed
 from taskflow.stores.sqlite import SQLiteStore
-from taskflow.wire.codec import decode_waits
+from taskflow.wire.pauses import decode_waits
 
-__all__ = (
-    "DEFAULT_DB",
-    "LOOK_INTERVAL",
-    "Job",
-    "Outcome",
-    "WatchedStore",
-    "execute",
-    "opened",
-)
+__all__ = ("LOOK_INTERVAL", "Job", "Outcome", "WatchedStore", "execute")
 
 LOOK_INTERVAL: Final = 0.1  # seconds
 
 
 class Job(Struct, frozen=True):
-    """What is to be executed."""
+    """One run to execute, as the command line asked for it."""
 
     target: str  # module:workflow, as it was given
     workflow: Workflow[..., Any, Any]
-    call: WorkflowCall[Any] | None  # None: what is recorded is continued
+    call: WorkflowCall[Any] | None  # None: continue the recorded run
     thread_id: str
     db: str
     run_id: str | None = None
@@ -51,33 +42,33 @@ class Job(Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """What names it in messages."""
+        """The job's name in messages."""
         return f"{self.workflow.name} on thread {self.thread_id!r}"
 
     @property
     def command(self) -> str:
-        """The command line that continues it."""
+        """The command line that continues the run."""
         return command_line("resume", [self.target], self.db, "--thread", self.thread_id)
 
     @property
     def how_to_go_on(self) -> str:
-        """What is kept of it when it does not end, and how to continue it."""
+        """The advice for a run that has not ended: its results are kept, and how to continue it."""
         return (
-            f"What is done is kept in {self.db} and is not executed again. To execute the rest:\n"
-            f"  {self.command}"
+            f"Completed calls are kept in {self.db} and are not executed again. To execute the "
+            f"rest:\n  {self.command}"
         )
 
 
 class Outcome(Struct):
-    """What a job came to."""
+    """The outcome of a job."""
 
     seconds: float
-    began: bool  # it was executed here, or answered from its record; not turned down
+    began: bool  # the run was executed here, or answered from its record; it was not refused
     record: RunRecord | None = None
-    progress: Progress | None = None  # None: nothing of it was executed here
+    progress: Progress | None = None  # None: no call of it was executed here
     error: BaseException | None = None
-    waits: Sequence[Wait] | None = None  # what for, where it is paused
-    stopped_by: int | None = None  # the signal
+    waits: Sequence[Wait] | None = None  # the open waits, if it is paused
+    stopped_by: int | None = None  # the signal's number
 
 
 async def execute(job: Job, display: Display) -> Outcome:
@@ -124,7 +115,7 @@ async def execute(job: Job, display: Display) -> Outcome:
 
 
 def _settle(outcome: Outcome, stop: Stop) -> None:
-    """Tell what was stopped or paused from what has failed."""
+    """Turn the errors of a stopped or paused run into ``stopped_by`` and ``waits``."""
     error, record = outcome.error, outcome.record
     has_ended = record is not None and record.status == RunStatus.SUCCESS
     was_drained = stop.signal is not None and isinstance(error, RunUnfinished | RunPaused)
@@ -136,19 +127,6 @@ def _settle(outcome: Outcome, stop: Stop) -> None:
         outcome.waits = error.waits
     if outcome.stopped_by is not None and record is not None and record.waits:
         outcome.waits = record.waits
-
-
-@contextlib.asynccontextmanager
-async def opened(runtime: Runtime) -> AsyncGenerator[Runtime]:
-    """An open runtime. Raises UsageError where its file is unusable."""
-    try:
-        await runtime.open()
-    except StoreError as error:
-        raise UsageError(str(error)) from error
-    try:
-        yield runtime
-    finally:
-        await runtime.aclose()
 
 
 async def _run(job: Job, runtime: Runtime) -> None:
@@ -165,17 +143,17 @@ async def _run(job: Job, runtime: Runtime) -> None:
 
 
 class Watcher(Protocol):
-    """Is told of what a `WatchedStore` commits."""
+    """Receives the commits of a `WatchedStore`."""
 
     def ending(self, batch: Batch) -> None:
-        """Runs are about to end, or to be paused or released."""
+        """Called before runs are recorded as ended, paused or released."""
 
     def committed(self, batch: Batch, committed: Committed) -> None:
-        """All of ``batch`` but what was refused is written."""
+        """Called when ``batch`` is written, but for its refused rows."""
 
 
 class WatchedStore(SQLiteStore):
-    """Tells what nobody is told who waits for a run: that it began, and when its end is written."""
+    """A store that reports its commits: when a run is claimed, and when its end is written."""
 
     def __init__(self, path: str, watcher: Watcher) -> None:
         super().__init__(path)
@@ -190,7 +168,7 @@ class WatchedStore(SQLiteStore):
 
 
 class _Rounds:
-    """The executions of a job, which pauses divide: what they have done so far."""
+    """The executions of a job, one after each pause, and the sum of their progress."""
 
     def __init__(self, job: Job, outcome: Outcome) -> None:
         self.runtime = Runtime(WatchedStore(job.db, self), workflows=[job.workflow])
@@ -201,7 +179,7 @@ class _Rounds:
         self._earlier: Progress | None = None
 
     def look(self) -> Progress | None:
-        """How far it is, as of now."""
+        """The progress until now."""
         progress = self.runtime._progress(self._thread_id)
         outcome, earlier = self._outcome, self._earlier
         if progress is None:
@@ -213,7 +191,7 @@ class _Rounds:
             outcome.progress = Progress(
                 progress.executing,
                 earlier.executed + progress.executed,
-                earlier.replayed,  # what was executed before the pause is replayed, too
+                earlier.replayed,  # later replays include the calls executed before the pause
                 earlier.failed + progress.failed,
                 earlier.retried + progress.retried,
             )

@@ -1,4 +1,4 @@
-"""What to type next: the commands that continue a run, and that answer what it waits for."""
+"""Command lines to type next: to continue a run, and to answer its open waits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ("DEFAULT_DB", "answer_to", "awaited", "command_line", "how_to_answer"
 
 DEFAULT_DB: Final = "taskflow.db"
 DEEPEST: Final = 5  # levels of an example
+MODULE: Final = os.path.join(os.path.dirname(__file__), "__main__.py")  # of `python -m`
 
 
 def command_line(command: str, arguments: Iterable[str], db: str, *options: str) -> str:
-    """A command line that does it to ``db``, as one types it."""
-    is_installed = os.path.basename(sys.argv[0]) != "cli.py"
-    words = ["taskflow"] if is_installed else ["python", "-m", "taskflow.cli"]
+    """The command line of ``command`` on ``db``, quoted for a shell."""
+    is_module = os.path.abspath(sys.argv[0]) == os.path.abspath(MODULE)
+    words = ["python", "-m", "taskflow.cli"] if is_module else ["taskflow"]
     if db != DEFAULT_DB or "TASKFLOW_DB" in os.environ:
         options += ("--db", db)
     given = list(arguments)
@@ -32,7 +33,7 @@ def command_line(command: str, arguments: Iterable[str], db: str, *options: str)
 
 
 def awaited(wait: Wait) -> str:
-    """What an open wait is for, in words: its name, type, deadline and prompt."""
+    """An open wait in words: its name, type, deadline and prompt."""
     until = ""
     if wait.deadline is not None:
         until = f" until {datetime.fromtimestamp(wait.deadline):%Y-%m-%d %H:%M:%S}"
@@ -44,7 +45,7 @@ def awaited(wait: Wait) -> str:
 
 
 def in_short(waits: Iterable[Wait]) -> str:
-    """What all of them are for, by name."""
+    """The names of all signals and timers in ``waits``."""
     names = (
         f"signal {shown_id(each.name)}" if each.kind == "signal" else "timer" for each in waits
     )
@@ -52,7 +53,7 @@ def in_short(waits: Iterable[Wait]) -> str:
 
 
 def how_to_answer(thread_id: str, waits: Iterable[Wait], db: str) -> Iterator[str]:
-    """Lines that say what is waited for, each with the command that answers it."""
+    """A line for each wait, and under it the command that answers it."""
     for wait in waits:
         yield f"Waits for {awaited(wait)}"
         if wait.kind == "signal":
@@ -60,14 +61,14 @@ def how_to_answer(thread_id: str, waits: Iterable[Wait], db: str) -> Iterator[st
 
 
 def answer_to(thread_id: str, wait: Wait, db: str) -> str:
-    """The command that answers an open ``receive``, with an example of its type, to be edited."""
+    """The command that answers an open ``receive``, with an example of a value to edit."""
     value = _example(wait.schema or {}, wait.schema or {})
     given = [] if value is None else [json.dumps(value)]
     return command_line("send", [thread_id, wait.name, *given], db)
 
 
 def _example(schema: dict[str, Any], whole: dict[str, Any], depth: int = 0) -> Any:
-    """A value that a JSON Schema allows, as far as it is told by types alone."""
+    """A value that a JSON Schema allows, as far as types alone can tell."""
     if depth > DEEPEST:
         return None
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""What the command line is given, made into what the library takes: a workflow and its call."""
+"""Command-line text made into objects of the library: a workflow, its call, JSON values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 from taskflow.calls.tasks import Task
 from taskflow.calls.workflows import Workflow, WorkflowCall
 from taskflow.errors import SerializationError
-from taskflow.wire.codec import decode_plain, encode_plain
+from taskflow.wire.json import decode_plain, encode_plain
 
 __all__ = ("UsageError", "find_workflow", "given_json", "make_call")
 
@@ -22,7 +22,7 @@ Json: TypeAlias = dict[str, Any] | list[Any] | str | float | None
 
 
 class UsageError(Exception):
-    """Raised when what was asked for cannot be done as it was asked: exit code 2."""
+    """Raised when the command line is wrong: exit code 2."""
 
 
 def find_workflow(target: str) -> Workflow[..., Any, Any]:
@@ -58,8 +58,8 @@ def find_workflow(target: str) -> Workflow[..., Any, Any]:
 def make_call(workflow: Workflow[..., Any, Any], text: str | None) -> WorkflowCall[Any]:
     """A call with the arguments that ``text`` holds as JSON, or the file of ``@file``.
 
-    An object holds the parameters by name, an array positional arguments, and anything else is
-    the one argument. Values are decoded to the parameters' annotations. Raises UsageError.
+    An object holds the parameters by name, an array the positional arguments; any other value is
+    the only argument. Values are decoded to the parameters' annotations. Raises UsageError.
     """
     given: Json = [] if text is None else given_json(text, "--input")
     try:
@@ -71,19 +71,19 @@ def make_call(workflow: Workflow[..., Any, Any], text: str | None) -> WorkflowCa
         args, kwargs = workflow.decode_input(encode_plain(arguments))
         call = workflow(*args, **kwargs)
     except (TypeError, ValueError) as error:
-        # SerializationError is a TypeError that speaks of records; its cause, of what was given.
+        # The message of a SerializationError is about records; its cause describes the input.
         reason = error.__cause__ if isinstance(error, SerializationError) else error
         raise UsageError(
             f"the input does not fit: {reason or error}\n"
             f"{workflow.name} takes {workflow.binder.signature}: give an object of its "
             "parameters, --input '{\"name\": …}', or an array of positional arguments"
         ) from error
-    call.use()  # nobody awaits it where the database turns out to be unusable
+    call.use()  # no warning that it was never awaited where the database turns out to be unusable
     return call
 
 
 def given_json(text: str, what: str) -> Any:
-    """The value of JSON, or of the JSON in the file of ``@file``. Raises UsageError."""
+    """The value of JSON text, or of the JSON in the file of ``@file``. Raises UsageError."""
     try:
         return decode_plain(_content(text, what))
     except (ValueError, RecursionError) as error:

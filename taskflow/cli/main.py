@@ -1,4 +1,4 @@
-"""The command ``taskflow``: its door, which also opens where the ``[cli]`` extra is missing."""
+"""The entry point of the command ``taskflow``, which works without the ``[cli]`` extra, too."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MISSING_EXTRA = (
 
 
 def main() -> None:
-    """Execute what the command line says, and exit: 0 done, 1 failed, 2 wrong use, 3 paused."""
+    """Execute the command line, and exit: 0 done, 1 failed, 2 wrong use, 3 paused."""
     try:
-        from taskflow.cli.check import app
+        from taskflow.cli.app import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
         sys.exit(_refusal())
 
     for stream in (sys.stdout, sys.stderr):
-        # A result may hold what the terminal's encoding does not.
+        # A result may hold characters that the terminal's encoding does not have.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app()

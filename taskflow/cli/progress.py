@@ -1,4 +1,4 @@
-"""How far a run is, said while it executes: live on a terminal, in plain lines elsewhere."""
+"""The progress of a run while it executes: live on a terminal, in plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from taskflow.runs.progress import Progress
 __all__ = ("Display", "counts", "display_on", "duration", "say", "shown_id")
 
 RATE_WINDOW: Final = 5.0  # seconds over which the live rate is taken
-FIRST_LINE: Final = 1.0  # seconds after which a plain line is written; later ones are further apart
+FIRST_LINE: Final = 1.0  # seconds before the first plain line; later lines are further apart
 LINE_SPACING: Final = 0.25  # of the time that has passed
 LONGEST_SPACING: Final = 30.0  # seconds
 SHOW_CURSOR: Final = "\x1b[?25h"
-WAITING: Final = "nothing of it executes here yet"
+WAITING: Final = "not executing here yet"
 
 
 class Display(Protocol):
-    """Shows how far a run is, from entering to leaving."""
+    """Shows the progress of a run, while it is entered."""
 
     def __enter__(self) -> Display: ...
 
@@ -40,33 +40,33 @@ class Display(Protocol):
     ) -> None: ...
 
     def update(self, progress: Progress | None, note: str = "") -> None:
-        """Show this; ``None`` while nothing of the run executes here."""
+        """Show ``progress``; ``None`` while the run does not execute here."""
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
 
     def stop(self) -> None:
-        """Say that the run is being stopped."""
+        """Show that the run is being stopped."""
 
     def abandon(self, farewell: str) -> None:
-        """The process ends at once: say ``farewell``, from inside of a signal handler."""
+        """Print ``farewell`` from a signal handler, just before the process ends."""
 
 
 def display_on(console: Console, title: str) -> Display:
-    """What suits ``console``: FORCE_COLOR makes lines colourful, never live."""
+    """The display that suits ``console``: live only on a terminal, whatever FORCE_COLOR says."""
     if sys.stderr.isatty() and not console.is_dumb_terminal:
         return LiveDisplay(console, title)
     return PlainLines(console, title)
 
 
 class Rate:
-    """Calls a second, over the last few seconds."""
+    """Calls per second, over the last few seconds."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
 
     def of(self, executed: int) -> float:
-        """The rate, now that so many calls were executed."""
+        """The rate, when ``executed`` calls have been executed in all until now."""
         now = time.monotonic()
         self._samples.append((now, executed))
         while now - self._samples[0][0] > RATE_WINDOW:
@@ -76,7 +76,7 @@ class Rate:
 
 
 class LiveDisplay:
-    """Three lines at the bottom of the terminal; what the user's code prints goes above them."""
+    """Three lines at the bottom of the terminal; output of user code goes above them."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._title = title
@@ -88,7 +88,7 @@ class LiveDisplay:
             console=console,
             auto_refresh=False,
             transient=True,
-            # Text on its way into a file does not disturb the display.
+            # A redirected stdout does not disturb the display.
             redirect_stdout=sys.stdout.isatty(),
         )
 
@@ -116,7 +116,7 @@ class LiveDisplay:
             rate = self._rate.of(progress.executed)
             lines = [f"{counts(progress)}, {rate:,.1f}/s", _executing(progress, note)]
         if self._stopping:
-            lines.append("stopping when these have ended; Ctrl-C again leaves at once")
+            lines.append("stopping when these tasks have ended; Ctrl-C again leaves at once")
         rows = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in lines]
         self._live.update(Group(head, *rows), refresh=True)
 
@@ -131,7 +131,7 @@ class LiveDisplay:
 
 
 class PlainLines:
-    """A line now and then."""
+    """A plain line now and then, less often the longer the run takes."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
@@ -165,7 +165,7 @@ class PlainLines:
             return
         executing = _executing(progress, note)
         text = f"{counts(progress)}; {executing}"
-        if note and text == self._said:  # what waits for days need not be said twice a minute
+        if note and text == self._said:  # a run may wait for days: do not repeat the line
             return
         self._said = text
         self._print(f"{duration(passed)}: {counts(progress)}, {rate:,.1f}/s; {executing}")
@@ -174,7 +174,7 @@ class PlainLines:
         self._console.print(Text(text), soft_wrap=True)
 
     def stop(self) -> None:
-        self._print("stopping when what executes has ended; Ctrl-C again leaves at once")
+        self._print("stopping when the executing tasks have ended; Ctrl-C again leaves at once")
 
     def abandon(self, farewell: str) -> None:
         os.write(2, f"{farewell}\n".encode())
@@ -184,7 +184,7 @@ class PlainLines:
 
 
 def counts(progress: Progress) -> str:
-    """What has been done, in words."""
+    """The numbers of calls in words: done, failed, retried."""
     done = progress.executed - progress.failed + progress.replayed
     parts = [f"{done:,} done ({progress.replayed:,} replayed)"]
     if progress.failed:
@@ -195,7 +195,7 @@ def counts(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people, in about three digits."""
+    """A duration for people, in about three digits."""
     if seconds < 0.9995:
         return f"{seconds * 1000:.{0 if seconds >= 0.0995 else 1 if seconds >= 0.00995 else 2}f} ms"
     if seconds < 59.95:
@@ -213,7 +213,7 @@ def say(text: str, style: str = "") -> None:
 
 
 def shown_id(value: str) -> str:
-    """An id that anybody may have chosen, safe for a terminal."""
+    """An id made safe for a terminal: control characters in it are escaped."""
     return value if value.isprintable() and value.strip() == value else repr(value)
 
 

@@ -1,4 +1,4 @@
-"""What is recorded, as the command line shows it: runs as a table, one run as a tree."""
+"""Recorded runs, as the command line shows them: several as a table, one as a tree."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ STYLES: Final = {
     RunStatus.PAUSED: "yellow",
     RunStatus.CANCELLED: "dim",
 }
-SIBLINGS_SHOWN: Final = 10  # of one name under one parent, and as many failures
+SIBLINGS_SHOWN: Final = 10  # calls of one name under one parent: successes, and failures as well
 VALUE_WIDTH: Final = 300  # characters of an input or a result
 ARGUMENTS_WIDTH: Final = 60  # characters of a call's arguments
-ID_DIGITS: Final = 8  # of a task id: `forget` takes the beginning of one
+ID_DIGITS: Final = 8  # of a task id's digest: `forget` and `replace` take the beginning of an id
 
 
 def print_runs(records: Sequence[RunRecord]) -> None:
-    """A line for each run."""
+    """Print a table with a line for each run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("THREAD", "WORKFLOW", "STATUS", "BEGUN", "TOOK", "RUN", "ERROR OR WAIT"):
         table.add_column(heading, overflow="fold")
@@ -50,15 +50,15 @@ def print_runs(records: Sequence[RunRecord]) -> None:
             Text(shown_id(record.run_id) if record.run_id else ""),
             Text(_capped(record.error or in_short(record.waits), ARGUMENTS_WIDTH), style),
         )
-    # What reads a pipe wants whole fields, however wide the terminal behind it is.
+    # A program that reads a pipe needs whole fields, however wide the terminal is.
     width = None if sys.stdout.isatty() else 10_000
     Console(highlight=False, width=width).print(table)
 
 
 def print_run(record: RunRecord, tasks: Sequence[TaskRecord], db: str, *, whole: bool) -> None:
-    """One run of ``db``: what it was given, what it came to, and its calls as a tree.
+    """Print one run of ``db``: its input, its outcome, and its calls as a tree.
 
-    Of many equal calls only some are shown, failures first, unless the ``whole`` is asked for.
+    Of many calls of one name only some are shown, unless ``whole``.
     """
     console = Console(highlight=False)
 
@@ -96,7 +96,7 @@ def json_of_runs(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def json_of_run(record: RunRecord, tasks: Sequence[TaskRecord]) -> dict[str, Any]:
-    """The fields of a run, and under ``tasks`` those of its calls, in commit order."""
+    """The fields of a run, with its calls under ``tasks``, in commit order."""
     calls = [{**structs.asdict(each), "replayed": each.started < record.started} for each in tasks]
     return {**_fields(record), "tasks": calls}
 
@@ -113,7 +113,7 @@ def _tree(record: RunRecord, tasks: Sequence[TaskRecord], whole: bool) -> Tree:
         children[each.parent_id].append(each)
     tree = Tree(Text(_workflow(record), "bold"), guide_style="dim")
     pending = [(tree, children[None])]
-    # A call that has not ended has no record, and what it has called so far has.
+    # A call that has not ended has no record, but the calls that it has made have.
     for parent_id in [each for each in children if each is not None and each not in known]:
         label = Text.assemble(_name_of(parent_id), ("  not completed", "yellow"))
         pending.append((tree.add(label), children[parent_id]))
@@ -130,7 +130,7 @@ def _tree(record: RunRecord, tasks: Sequence[TaskRecord], whole: bool) -> Tree:
 
 
 def _choose(calls: list[TaskRecord]) -> tuple[list[TaskRecord], list[str]]:
-    """The calls to show, and a line for those that are not, for each name."""
+    """The calls to show, and a line for the other calls of each name."""
     shown: list[TaskRecord] = []
     hidden: defaultdict[str, list[TaskRecord]] = defaultdict(list)
     seen: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -170,8 +170,8 @@ def _status(record: RunRecord) -> str:
     if record.status != RunStatus.RUNNING:
         return str(record.status)
     if record.owner is None:
-        return "running, but nobody executes it now: anybody may continue it"
-    return f"running, in the hands of the runtime {record.owner}"
+        return "running, but not executing now: running or resuming it continues it"
+    return f"running, owned by the runtime {record.owner}"
 
 
 def _workflow(record: RunRecord) -> str:

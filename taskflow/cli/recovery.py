@@ -1,4 +1,4 @@
-"""Runs that were left are continued: their process has died, or their signal or time has come."""
+"""Recovery of runs whose process has died, or whose signal or time has come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import anyio
 from msgspec import Struct
 
 from taskflow.calls.workflows import Workflow
-from taskflow.cli.execution import LOOK_INTERVAL, WatchedStore, opened
+from taskflow.cli.database import opened
+from taskflow.cli.execution import LOOK_INTERVAL, WatchedStore
 from taskflow.cli.hints import command_line
 from taskflow.cli.progress import Display, counts, duration
 from taskflow.cli.stop import Stop
@@ -27,7 +28,7 @@ from taskflow.wire import failures
 __all__ = ("Order", "recover_runs")
 
 FAREWELL: Final = (
-    "What is done is kept and is not executed again: the same command continues the rest."
+    "Completed calls are kept and are not executed again: the same command continues the rest."
 )
 UNKNOWN_INTERVAL: Final = 1.0  # seconds between looks for runs of other workflows
 # The functions that log a run that has failed, and runs of workflows that are not known.
@@ -43,9 +44,9 @@ WORDS: Final = {
 
 
 class Order(Struct, frozen=True):
-    """What is to be recovered, and how."""
+    """The runs to recover, and the limits."""
 
-    workflows: Mapping[str, Workflow[..., Any, Any]]  # by module:workflow, as they were given
+    workflows: Mapping[str, Workflow[..., Any, Any]]  # by module:workflow, as it was given
     db: str
     forever: bool
     max_concurrent_runs: int
@@ -58,9 +59,9 @@ class Order(Struct, frozen=True):
 
 
 async def recover_runs(order: Order, display: Display) -> int:
-    """Continue what there is until nothing is left, or, if that is asked, for ever; the exit code.
+    """Continue runs until none is left, or without end if ``order.forever``.
 
-    Raises UsageError where the file is unusable, and StoreError.
+    Returns the exit code. Raises UsageError where the file is unusable, and StoreError.
     """
     recovery = _Recovery(order, display)
     runtime = recovery.runtime
@@ -83,7 +84,7 @@ async def recover_runs(order: Order, display: Display) -> int:
 
 
 class _Recovery:
-    """The runs that are continued here, and what they come to."""
+    """The runs that are continued here, and their outcomes."""
 
     def __init__(self, order: Order, display: Display) -> None:
         self._order = order
@@ -98,14 +99,14 @@ class _Recovery:
             max_concurrent_runs=order.max_concurrent_runs,
             max_takeovers=order.max_takeovers,
         )
-        self._executing: dict[int, Claimed] = {}  # by the number of the run
-        self._left: dict[int, str] = {}  # the statuses of those that may go on another time
-        self._over: Counter[str] = Counter()  # those of the others, which may be many
+        self._executing: dict[int, Claimed] = {}  # by the run's number
+        self._left: dict[int, str] = {}  # the status of runs that can still go on, by number
+        self._over: Counter[str] = Counter()  # how many runs ended in each final status
         self._refused: set[str] = set()  # threads whose runs cannot be claimed
-        self._last: dict[int, Progress] = {}  # of those whose end is being written
-        self._ended = NOTHING  # the calls of those that have ended or paused
-        self._news: list[str] = []  # what is to be said
-        self._unknown: set[str] = set()
+        self._last: dict[int, Progress] = {}  # of runs whose end is being written, by number
+        self._ended = NOTHING  # the calls of runs that have ended or paused
+        self._news: list[str] = []  # messages that are not printed yet
+        self._unknown: set[str] = set()  # names of workflows that were not given
         self._next_look = 0.0
 
     @property
@@ -114,9 +115,9 @@ class _Recovery:
         return self._over[RunStatus.ERROR] > 0 or bool(self._refused)
 
     async def look_until_done(self) -> None:
-        """Show how far everything is, until nothing is left. Raises StoreError."""
+        """Show the progress until no run is left. Raises StoreError."""
         idle = 0
-        while idle < 2:  # what is committed just now is seen the next time
+        while idle < 2:  # a second look sees what was committed during the first
             await anyio.sleep(LOOK_INTERVAL)
             await self._look_for_unknown()
             self._tell()
@@ -125,13 +126,13 @@ class _Recovery:
         self._tell()
 
     def report(self) -> None:
-        """Say what was done."""
+        """Print the summary."""
         self._tell()
         statuses = self._over + Counter(self._left.values())
         if not statuses:
             if not self._refused:
                 self._display.say(
-                    "Nothing to recover: no run is due, and none was left by its process."
+                    "Nothing to recover: no run is due, and no process has left one unfinished."
                 )
             return
         parts = [f"{statuses[each]:,} {word}" for each, word in WORDS.items() if statuses[each]]
@@ -206,9 +207,9 @@ class _Recovery:
 
 
 class _Log:
-    """Shows the library's warnings as messages, where nobody has decided on logging.
+    """Shows the library's warnings as messages, where the program has not set up logging.
 
-    But for those that are told here in the words of the command line.
+    Warnings that `_Recovery` reports in its own words are left out.
     """
 
     def __init__(self, display: Display) -> None:

@@ -1,4 +1,4 @@
-"""What the command line says of a run that it has executed: result, failure, how to go on."""
+"""The report of a run that the command line has executed: result or failure, and how to go on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def report(job: Job, outcome: Outcome, *, json_asked: bool, traceback_asked: boo
 
 
 def as_json(value: Any) -> str:
-    """JSON for people and programs; text that the terminal may not know is escaped."""
+    """JSON for people and programs; escaped to ASCII unless stdout is UTF-8."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     return json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")
 
@@ -125,13 +125,13 @@ def _say_how_to_go_on(job: Job, outcome: Outcome, say: Callable[[str], None]) ->
     for line in how_to_answer(job.thread_id, outcome.waits, job.db):
         say(line)
     say(
-        f"What is done is kept in {job.db} and is not executed again. To go on after that, or, "
-        f"with --wait, to wait for it:\n  {job.command}"
+        f"Completed calls are kept in {job.db} and are not executed again. To go on after the "
+        f"answer, or, with --wait, to wait for it:\n  {job.command}"
     )
 
 
 def _failure(error: BaseException, indent: str) -> Iterator[str]:
-    """An exception in a few lines: what, where in the user's code, and what caused it."""
+    """An exception in a few lines: its message, its place in user code, and its causes."""
     seen: set[int] = set()
     each: BaseException | None = error
     lead = ""

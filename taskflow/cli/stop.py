@@ -1,4 +1,4 @@
-"""How a command that executes something is stopped: by Ctrl-C, by SIGTERM, by either again."""
+"""Stopping a command that executes runs: by Ctrl-C, by SIGTERM, and by a second signal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ("Stop",)
 
 
 class Stop:
-    """Ctrl-C cancels ``scope``; SIGTERM does when the tasks that execute have ended.
+    """Cancels ``scope`` at Ctrl-C, and at SIGTERM when the executing tasks have ended.
 
-    A second signal ends the process at once. Not asyncio's own handling of signals, which a body
-    that blocks the event loop holds up.
+    A second signal ends the process at once. asyncio's own handling of signals is not used, because
+    a body that blocks the event loop delays it.
     """
 
     def __init__(self, display: Display, farewell: str) -> None:
@@ -48,7 +48,7 @@ class Stop:
             signal.signal(number, handler)
 
     async def drain(self, runtime: Runtime) -> None:
-        """Wait for SIGTERM, let what executes end, and cancel ``scope`` then."""
+        """Wait for SIGTERM, let the executing tasks end, and then cancel ``scope``."""
         await self._is_to_drain.wait()
         await runtime.drain(math.inf)
         self.scope.cancel()
@@ -56,7 +56,7 @@ class Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             self._display.abandon(self._farewell)
-            os._exit(128 + number)  # every committed result is kept, as after kill -9
+            os._exit(128 + number)  # safe: committed results are kept, as after kill -9
         self.signal = number
         self._loop.call_soon_threadsafe(self._begin)
 

@@ -1,7 +1,7 @@
 """One run as a timeline: its calls as spans of time, and the page that draws them.
 
-The page is ``timeline.html`` with the run in it as JSON. Nothing of the run is ever HTML: the
-page sets text, and its policy lets the browser execute its own script only, by its hash.
+The page is ``timeline.html`` with the run in it as JSON. No value of the run is ever HTML: the page
+inserts values as text, and its policy lets the browser execute the page's own script only, by hash.
 """
 
 from __future__ import annotations
@@ -24,56 +24,57 @@ __all__ = ("Mark", "Span", "Timeline", "awaited", "capped", "idle_gaps", "page_o
 
 Values: TypeAlias = tuple[str | None, str | None, str | None]  # arguments, result, error
 
-SECOND: Final = 1_000_000  # microseconds, in which all times of a timeline are
+SECOND: Final = 1_000_000  # microseconds, the unit of all times of a timeline
 WAITS: Final = frozenset({"taskflow.receive", "taskflow.sleep", "taskflow.sleep_until"})
 ENDED: Final = (RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED)
-VALUE_WIDTHS: Final = (2000, 1000, 500, 200, 100, 50, 20)  # characters; the first that fits
+# Characters of a value; the first width with which the run fits into RUN_SIZE is used.
+VALUE_WIDTHS: Final = (2000, 1000, 500, 200, 100, 50, 20)
 RUN_SIZE: Final = 2_800_000  # bytes
-SHORTEST_BREAK: Final = SECOND  # a shorter pause is never squeezed
-BREAK_SHARE: Final = 10  # a squeezed pause is at most this part of what is drawn to scale
+SHORTEST_BREAK: Final = SECOND  # a shorter gap is never squeezed
+BREAK_SHARE: Final = 10  # a squeezed gap takes at most a tenth of the part drawn to scale
 
 
 class Mark(IntFlag):
-    """What a span's colour and shape tell."""
+    """The properties of a span that its colour and shape show."""
 
     REPLAYED = 1  # recorded before the last execution
     FAILED = 2
     RETRIED = 4
     CACHED = 8
-    WAIT = 16  # nothing executes: a person or a timer is waited for
-    UNFINISHED = 32  # has no record yet
+    WAIT = 16  # a wait for a signal or a timer, in which nothing executes
+    UNFINISHED = 32  # without a record yet
 
 
 NOT_EXECUTED: Final = Mark.REPLAYED | Mark.CACHED | Mark.WAIT | Mark.UNFINISHED
 
 
 class Span(Struct, frozen=True):
-    """A call as a stretch of time."""
+    """A call as a span of time."""
 
     name: str
     task_id: str
-    parent: int | None  # index of the span of the call that made it; None: the run's own body
+    parent: int | None  # index of the span of the call whose body made it; None: the run's own body
     start: int  # microseconds since the timeline's origin
     end: int
     marks: Mark
-    task: TaskRecord | None = None  # None: not completed, so that only calls of it are recorded
-    wait: Wait | None = None  # that is open
+    task: TaskRecord | None = None  # None: not completed; only calls that it made are recorded
+    wait: Wait | None = None  # the open wait that the span stands for
 
 
 class Timeline(Struct, frozen=True):
-    """A run's calls as spans, up to its end or up to now."""
+    """A run's calls as spans, until its end or until now."""
 
     record: RunRecord
     origin: float  # wall clock, seconds since the epoch
     start: int  # of the run, in microseconds since the origin
-    continued: int | None  # when its last execution began, if that was not the first
+    continued: int | None  # the start of its last execution, if that was not the first
     end: int
     has_ended: bool
-    spans: list[Span]  # by their starts; after them those that are not completed
+    spans: list[Span]  # completed calls by start, then the others
 
 
 def timeline_of(record: RunRecord, tasks: Sequence[TaskRecord], *, now: float) -> Timeline:
-    """The spans of a run; what has not ended lasts until ``now``, in seconds since the epoch."""
+    """The spans of a run; unfinished ones last until ``now``, in seconds since the epoch."""
     ordered = sorted(tasks, key=lambda each: (each.started, each.sequence))
     origin = min([record.created, *(each.started for each in ordered[:1])])
 
@@ -81,7 +82,7 @@ def timeline_of(record: RunRecord, tasks: Sequence[TaskRecord], *, now: float) -
         return round((moment - origin) * SECOND)
 
     indices = {each.task_id: index for index, each in enumerate(ordered)}
-    # A call that has not ended has no record, and what it has called so far has.
+    # A call that has not ended has no record, but the calls that it has made have.
     unfinished: defaultdict[str, list[TaskRecord]] = defaultdict(list)
     for each in ordered:
         if each.parent_id is not None and each.parent_id not in indices:
@@ -119,7 +120,7 @@ def timeline_of(record: RunRecord, tasks: Sequence[TaskRecord], *, now: float) -
 
 
 def page_of(timeline: Timeline) -> str:
-    """The HTML page: whole in itself, nothing is loaded from anywhere."""
+    """The HTML page, self-contained: the browser loads nothing else."""
     template = resources.files("taskflow.cli").joinpath("timeline.html").read_text("utf-8")
     script = template.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -128,9 +129,9 @@ def page_of(timeline: Timeline) -> str:
 
 
 def idle_gaps(timeline: Timeline) -> list[tuple[int, int]]:
-    """When nothing executed: waits were open at most, and calls that were waiting for those.
+    """The gaps in which no call executed: only waits, and calls that waited for them, were open.
 
-    They end where any call begins or ends. A call that has calls in flight does not count as
+    A gap ends where any call begins or ends. A call with calls in flight does not count as
     executing itself.
     """
     events = [
@@ -140,7 +141,7 @@ def idle_gaps(timeline: Timeline) -> list[tuple[int, int]]:
         for event in ((span.start, 1, index), (span.end, -1, index))
     ]
     is_open = [0] * len(timeline.spans)
-    children = [0] * len(timeline.spans)  # that are open
+    children = [0] * len(timeline.spans)  # how many children are open
 
     def is_busy(index: int | None) -> bool:
         if index is None or timeline.spans[index].marks & Mark.WAIT:
@@ -166,10 +167,10 @@ def idle_gaps(timeline: Timeline) -> list[tuple[int, int]]:
 
 
 def awaited(wait: Wait) -> dict[str, Any]:
-    """What an open wait is for: the signal, and until when."""
+    """The name, deadline, prompt and type of an open wait, as far as it has them."""
     deadline = None if wait.deadline is None else datetime.fromtimestamp(wait.deadline).isoformat()
-    told = {"name": wait.name, "until": deadline, "prompt": wait.prompt, "type": wait.type}
-    return {key: value for key, value in told.items() if value is not None}
+    shown = {"name": wait.name, "until": deadline, "prompt": wait.prompt, "type": wait.type}
+    return {key: value for key, value in shown.items() if value is not None}
 
 
 def capped(text: str, width: int) -> str:
@@ -197,13 +198,13 @@ def _marks(record: RunRecord, task: TaskRecord) -> Mark:
 
 
 def _embedded(timeline: Timeline) -> str:
-    """The run as JSON that may stand in an HTML element, its values cut so that it stays small."""
+    """The run as JSON that is safe inside an HTML element, its values cut to keep it small."""
     values = [_values(span) for span in timeline.spans]
     run = ""
     for width in VALUE_WIDTHS:
         drawn = _drawn(timeline, values, width)
         run = json.dumps(drawn, ensure_ascii=False, separators=(",", ":"))
-        # In JSON a "<" stands in strings only; without one no text ends the element it is in.
+        # In JSON "<" occurs in strings only; without it no value can close the HTML element.
         run = run.replace("<", "\\u003c")
         if len(run.encode("utf-8", "backslashreplace")) <= RUN_SIZE:
             break
@@ -211,7 +212,7 @@ def _embedded(timeline: Timeline) -> str:
 
 
 def _drawn(timeline: Timeline, values: Sequence[Values], width: int) -> dict[str, Any]:
-    """What the page's script reads."""
+    """The fields that the page's script reads."""
     record = timeline.record
     breaks = _breaks(timeline)
     squeezed = sum(to - since for since, to, _ in breaks)
@@ -260,9 +261,9 @@ def _counts(timeline: Timeline) -> dict[str, int]:
 
 
 def _breaks(timeline: Timeline) -> list[tuple[int, int, int]]:
-    """The pauses to squeeze: from, to, and how long they are drawn.
+    """The gaps to squeeze, as start, end and drawn length.
 
-    Those that would leave too little room for everything else.
+    Squeezed are the gaps that would leave too little room for everything else.
     """
     gaps = [(since, to) for since, to in idle_gaps(timeline) if to - since > SHORTEST_BREAK]
     to_scale = timeline.end - sum(to - since for since, to in gaps)
@@ -273,7 +274,7 @@ def _breaks(timeline: Timeline) -> list[tuple[int, int, int]]:
 
 
 def _values(span: Span) -> Values:
-    """None of them longer than is ever shown."""
+    """A span's values as text, cut to the largest width that is shown."""
     if span.wait is not None:
         return _arguments(awaited(span.wait)), None, None
     task = span.task

@@ -17,7 +17,7 @@ __all__ = ("trace_of",)
 
 PROCESS: Final = 1  # the run
 RUN_LANE: Final = 1
-VALUE_WIDTH: Final = 2000  # characters of a value's JSON; what is longer becomes text, cut
+VALUE_WIDTH: Final = 2000  # characters of a value's JSON; a longer value is cut, and shown as text
 
 
 def trace_of(timeline: Timeline) -> str:
@@ -46,23 +46,23 @@ def trace_of(timeline: Timeline) -> str:
         events.append(_instant("continued", timeline.continued))
     for span, lane in zip(timeline.spans, lanes, strict=True):
         category = "wait" if span.marks & Mark.WAIT else "call"
-        events.append(_slice(span.name, category, lane, span.start, span.end, _told(span)))
+        events.append(_slice(span.name, category, lane, span.start, span.end, _details(span)))
     about = {"workflow": workflow, **run, "begins_at": timeline.origin}
     trace = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
     return json.dumps(trace, ensure_ascii=False, separators=(",", ":"))
 
 
 def _lanes(timeline: Timeline) -> list[int]:
-    """For each span a lane on which spans nest or follow each other, its parent's where it can be.
+    """The lane of each span; on a lane, spans nest or follow each other.
 
     Lane 1 holds the run. A child is on its parent's lane if it lies within the parent and directly
-    under it: to lie within a sibling would tell that the sibling had called it.
+    under it: a viewer would show a span within a sibling as called by that sibling.
     """
     spans = timeline.spans
     lanes = [0] * len(spans)
     open_spans: dict[int, list[int | None]] = {RUN_LANE: [None]}  # innermost last; None: the run
-    ends = [(timeline.end, RUN_LANE)]  # when the outermost span of each lane in use ends
-    free: list[int] = []  # lanes without one
+    ends = [(timeline.end, RUN_LANE)]  # the end of the outermost span of each lane in use
+    free: list[int] = []  # lanes without an open span
 
     def end_of(index: int | None) -> int:
         return timeline.end if index is None else spans[index].end
@@ -87,7 +87,7 @@ def _lanes(timeline: Timeline) -> list[int]:
 
 
 def _nesting_order(spans: Sequence[Span], index: int) -> tuple[int, int, int]:
-    """Parents before their children, also where they begin and end together."""
+    """A sort key that puts parents before their children, even with equal times."""
     depth = 0
     parent = spans[index].parent
     while parent is not None:
@@ -96,20 +96,20 @@ def _nesting_order(spans: Sequence[Span], index: int) -> tuple[int, int, int]:
     return spans[index].start, -spans[index].end, depth
 
 
-def _told(span: Span) -> dict[str, Any]:
+def _details(span: Span) -> dict[str, Any]:
     if span.task is None:
-        told = {"task_id": span.task_id, "completed": False}
-        return told if span.wait is None else {**told, "waits_for": awaited(span.wait)}
+        details = {"task_id": span.task_id, "completed": False}
+        return details if span.wait is None else {**details, "waits_for": awaited(span.wait)}
     task = span.task
-    told = {
+    details = {
         "task_id": task.task_id,
         "arguments": _value(task.arguments),
         "attempts": task.attempts,
         "replayed": bool(span.marks & Mark.REPLAYED),
     }
     if task.status == "error":
-        return {**told, "error": capped(task.error or "", VALUE_WIDTH)}
-    return {**told, "result": _value(task.value)}
+        return {**details, "error": capped(task.error or "", VALUE_WIDTH)}
+    return {**details, "result": _value(task.value)}
 
 
 def _value(value: Any) -> Any:

@@ -1,7 +1,4 @@
-"""The commands for runs that wait, and runs that were left: send, watch and recover.
-
-They are commands of the same ``app`` as those of `taskflow.cli.history`.
-"""
+"""The commands for runs that wait or were left unfinished: send, watch and recover."""
 
 from __future__ import annotations
 
@@ -12,30 +9,20 @@ import anyio
 import typer
 from rich.console import Console
 
-from taskflow.cli.commands import (
-    Db,
-    Thread,
-    Traceback,
-    ask,
-    check_exists,
-    checked_id,
-    explained,
-    say,
-)
+from taskflow.cli.database import ask, check_exists
+from taskflow.cli.explanations import explained, values_checked
 from taskflow.cli.hints import DEFAULT_DB, in_short
-from taskflow.cli.history import app
-from taskflow.cli.inputs import UsageError, find_workflow, given_json
-from taskflow.cli.progress import display_on
+from taskflow.cli.inputs import find_workflow, given_json
+from taskflow.cli.options import Db, Thread, Traceback, checked_id
+from taskflow.cli.progress import display_on, say
 from taskflow.cli.recovery import Order, recover_runs
 from taskflow.cli.watch import follow
 from taskflow.records import RunStatus
 from taskflow.runtime import Runtime
 
-__all__ = ("app",)
+__all__ = ("recover", "send", "watch")
 
 
-# A negative number is a value here, and no option.
-@app.command("send", context_settings={"ignore_unknown_options": True})
 def send(
     thread: Thread,
     name: Annotated[
@@ -45,7 +32,7 @@ def send(
         str | None,
         typer.Argument(
             metavar="JSON|@FILE",
-            help="The value, as JSON; null without it. @FILE reads it, @- from stdin.",
+            help="The value, as JSON; null without it. @FILE reads it from a file, @- from stdin.",
         ),
     ] = None,
     signal_id: Annotated[
@@ -54,27 +41,27 @@ def send(
             "--id",
             metavar="ID",
             callback=checked_id,
-            help="The signal is taken once, however often it is sent under this id.",
+            help="The signal's own id: sent again under it, the signal is still taken once.",
         ),
     ] = None,
     db: Db = DEFAULT_DB,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Send a signal to a thread's unfinished run: it is kept until the run receives it."""
+    """Send a signal to a thread's unfinished run, which receives it now or later."""
 
     async def hand_in(runtime: Runtime) -> str:
         record = await runtime.get(thread)
         await runtime.send(thread, name, given, id=signal_id)
         if record.status == RunStatus.ERROR:
-            return "The run has failed: it is kept for when that is continued."
+            return "The run has failed: the signal is kept until the run is continued."
         if record.status != RunStatus.PAUSED:
-            return "It is kept until the run asks for it."
+            return "The signal is kept until the run asks for it."
         if not any(each.kind == "signal" and each.name == name for each in record.waits):
             waits = in_short(record.waits)
-            return f"It is kept until the run asks for it, which waits for {waits} now."
+            return f"The signal is kept until the run asks for it; it waits for {waits} now."
         return (
-            "An open runtime that waits for the run, or recovers, continues it; else `taskflow "
-            "resume` or `taskflow recover` does."
+            "An open runtime that waits for the run, or recovers runs, continues it; otherwise "
+            "`taskflow resume` or `taskflow recover` does."
         )
 
     with explained(traceback_asked):
@@ -83,13 +70,12 @@ def send(
     say(f"Sent: the signal {name!r} to thread {thread!r}. {then}")
 
 
-@app.command("watch")
 def watch(
     thread: Thread,
     after: Annotated[
         int | None,
         typer.Option(
-            "--after", min=0, metavar="N", help="Only what comes after the event of this number."
+            "--after", min=0, metavar="N", help="Only the events after the one of this number."
         ),
     ] = None,
     json_asked: Annotated[
@@ -98,11 +84,11 @@ def watch(
     db: Db = DEFAULT_DB,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Show what happens in a thread's run, whoever executes it, until it has ended.
+    """Show the events of a thread's run, in whatever process it executes, until it has ended.
 
     A line for each event, the recorded ones first. Exit code 1 if the run fails or is cancelled.
 
-    Ctrl-C leaves the run alone.
+    Ctrl-C ends the command, and not the run.
     """
     with explained(traceback_asked):
         check_exists(db)
@@ -113,7 +99,6 @@ def watch(
     raise typer.Exit(code)
 
 
-@app.command("recover")
 def recover(
     targets: Annotated[
         list[str],
@@ -124,32 +109,29 @@ def recover(
         bool, typer.Option("--forever", help="Go on until Ctrl-C or SIGTERM.")
     ] = False,
     max_concurrent_runs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Continue at most so many at a time.")
+        int, typer.Option(min=1, metavar="N", help="Continue at most N runs at a time.")
     ] = 100,
     max_takeovers: Annotated[
         int,
         typer.Option(
             min=1,
             metavar="N",
-            help="Give up a run that was left so often without any progress in between.",
+            help="Give up a run that was left N times without any progress in between.",
         ),
     ] = 5,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Continue runs whose process has died, and those whose signal or time has come.
+    """Continue runs whose process has died, and runs whose signal or time has come.
 
-    It ends when none of them is left, with exit code 1 if one has failed.
+    Ends when none of them is left, with exit code 1 if one has failed.
 
-    Runs that still wait, and those of other workflows, are left alone.
+    Runs that still wait, and runs of other workflows, are left alone.
     """
-    with explained(traceback_asked):
+    with explained(traceback_asked), values_checked():
         workflows = {target: find_workflow(target) for target in targets}
         if not forever:
             check_exists(db)
         order = Order(workflows, db, forever, max_concurrent_runs, max_takeovers)
         display = display_on(Console(stderr=True, highlight=False), "recovery")
-        try:
-            code = anyio.run(recover_runs, order, display)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        code = anyio.run(recover_runs, order, display)
     raise typer.Exit(code)

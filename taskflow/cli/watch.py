@@ -1,4 +1,4 @@
-"""Following a thread's run on stdout, until it has ended or nobody reads any more."""
+"""The events of a thread's run on stdout, until the run has ended or the reader has gone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 import anyio
 
+from taskflow.cli.database import opened
 from taskflow.cli.events import EventLines
-from taskflow.cli.execution import opened
 from taskflow.cli.hints import how_to_answer
 from taskflow.cli.progress import say
 from taskflow.errors import RunNotFound, TaskflowError
@@ -29,7 +29,7 @@ BROKEN_PIPE: Final = 128 + 13  # as if SIGPIPE had ended the process, which Pyth
 
 
 async def follow(thread_id: str, after: int | None, db: str, as_json: bool) -> int:
-    """Write the events of a thread's run; the exit code.
+    """Write the events of a thread's run, and return the exit code.
 
     Raises UsageError where the file is unusable, and StoreError.
     """
@@ -40,7 +40,7 @@ async def follow(thread_id: str, after: int | None, db: str, as_json: bool) -> i
     async with opened(runtime), anyio.create_task_group() as group:
 
         async def leave_with_the_reader() -> None:
-            while not lines.is_broken:  # noqa: ASYNC110 - nobody is told of it
+            while not lines.is_broken:  # noqa: ASYNC110 - a closed pipe can only be polled for
                 await anyio.sleep(LOOK_INTERVAL)
             group.cancel_scope.cancel()
 
@@ -60,7 +60,7 @@ async def follow(thread_id: str, after: int | None, db: str, as_json: bool) -> i
 async def _write(
     runtime: Runtime, thread_id: str, after: int | None, lines: EventLines, db: str | None
 ) -> int:
-    """Write events to ``lines``, and for people, who know the ``db``, how to answer to stderr."""
+    """Write events to ``lines``; if ``db`` is given, write how to answer waits to stderr."""
     try:
         await runtime.get(thread_id)
     except RunNotFound:

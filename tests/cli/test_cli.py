@@ -25,8 +25,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from taskflow.cli import progress as cli_progress
+from taskflow.cli.app import app
 from taskflow.cli.progress import PlainLines, duration
-from taskflow.cli.waiting import app
 from taskflow.runs.progress import Progress
 
 DEADLINE = 20.0  # seconds for something that takes a fraction of one
@@ -563,7 +563,7 @@ def test_sigterm_lets_what_executes_end(
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
     process.terminate()
     assert process.stderr is not None
-    while "stopping when what executes has ended" not in process.stderr.readline():
+    while "stopping when the executing tasks have ended" not in process.stderr.readline():
         pass
     assert process.poll() is None
     (folder / "go").touch()
@@ -587,7 +587,7 @@ def test_a_run_that_ends_while_it_is_drained_is_done(
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
     process.terminate()
     assert process.stderr is not None
-    while "stopping when what executes has ended" not in process.stderr.readline():
+    while "stopping when the executing tasks have ended" not in process.stderr.readline():
         pass
     (folder / "go").touch()
     out, _ = process.communicate(timeout=DEADLINE)
@@ -603,7 +603,7 @@ def test_a_signal_after_sigterm_leaves_at_once(
     wait_until(lambda: bodies(folder) == ["hold"])
     process.terminate()
     assert process.stderr is not None
-    while "stopping when what executes has ended" not in process.stderr.readline():
+    while "stopping when the executing tasks have ended" not in process.stderr.readline():
         pass
     process.terminate()
     _, err = process.communicate(timeout=DEADLINE)

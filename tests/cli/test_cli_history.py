@@ -55,7 +55,7 @@ def test_fork_copies_a_thread(invoke: Invoke, squares: list[str], folder: Path) 
     part = invoke("fork", "a", "--to", "c", "--without", squares[1][:14], "--without", squares[2])
 
     assert (whole.code, whole.out, part.code, part.out) == (0, "", 0, "")
-    assert "It has its result" in whole.err
+    assert "The copy has the result" in whole.err
     assert "executes what is not recorded" in part.err
     for thread in ("b", "c"):
         ran = invoke("run", "jobs:squares", "--thread", thread, "--input", "3", "--json")
@@ -157,7 +157,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
         (("replace", "a", "x", "@nowhere"), "@nowhere: No such file"),
         (("prune",), "--older-than 30d"),
         (("prune", "--older-than", "soon"), "a number and a unit"),
-        (("prune", "--older-than", "99999999999w"), "longer than time"),
+        (("prune", "--older-than", "99999999999w"), "too long a time"),
         (("prune", "--keep-last", "0", "--status", "running"), "cancel() or delete() it"),
         (("export", "x"), "no run"),
         (("export", "a", "--output", "nowhere/file"), "no folder nowhere"),

@@ -564,7 +564,7 @@ def test_recover_forever_serves_until_it_is_stopped(
     wait_until(lambda: shown(invoke, "a")["status"] == "success")
     assert serving.poll() is None
     serving.send_signal(number)
-    told = read_until(serving, "stopping when what executes has ended")
+    told = read_until(serving, "stopping when the executing tasks have ended")
     if number == signal.SIGTERM:
         (folder / "go").touch()
     _, err = serving.communicate(timeout=DEADLINE)

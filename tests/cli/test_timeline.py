@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from taskflow import CachePolicy, RetryPolicy, Runtime, task, workflow
 from taskflow.calls.workflows import WorkflowCall
-from taskflow.cli.commands import app
+from taskflow.cli.app import app
 from taskflow.cli.timeline import Mark, idle_gaps, page_of, timeline_of
 from taskflow.cli.trace import trace_of
 from taskflow.records import RunRecord, RunStatus, TaskRecord, Wait
