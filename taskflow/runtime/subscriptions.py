@@ -98,7 +98,7 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         """The next event. Raises StoreError."""
-        listener = self._listen()
+        listener = self._listener or self._listen()
         transcript = self._transcript
         while not transcript.pending:
             if self._is_over or transcript.is_over or self._service.is_closing:
