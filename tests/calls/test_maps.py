@@ -59,7 +59,7 @@ async def test_no_more_bodies_execute_than_were_asked_for(
     assert gauge.most == concurrency
 
 
-async def test_the_runtime_bounds_the_bodies_of_all_maps(anyio_backend: object) -> None:
+async def test_the_runtime_bounds_the_bodies_of_all_maps() -> None:
     """``max_concurrency`` counts over everything that the runtime executes."""
     gauge = Gauge()
 
@@ -367,9 +367,7 @@ async def test_a_failing_async_iterable_stops_its_map(runtime: Runtime) -> None:
         await runtime.run(shop(), thread_id="t")
 
 
-async def test_a_cancelled_map_can_be_continued(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_cancelled_map_can_be_continued(make_store: MakeStore) -> None:
     """A map that was cancelled half-way executes the rest, and only that, in another runtime."""
     bodies: list[int] = []
     half_way = anyio.Event()
@@ -440,9 +438,7 @@ async def test_mapped_calls_are_retried_each_for_itself(runtime: Runtime) -> Non
 
 
 @every_durability
-async def test_many_items_are_all_recorded(
-    make_store: MakeStore, anyio_backend: object, durability: Any
-) -> None:
+async def test_many_items_are_all_recorded(make_store: MakeStore, durability: Any) -> None:
     """More results than one batch holds are committed before anybody sees the list."""
 
     @task
@@ -513,7 +509,7 @@ async def test_a_map_takes_an_iterable(runtime: Runtime) -> None:
 
 
 async def test_items_that_failed_together_are_executed_again_together(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Whoever sees the map fail has seen all its failures: one rerun executes them all again."""
     bodies: list[int] = []

@@ -705,9 +705,7 @@ async def test_a_loser_does_not_share_its_result(runtime: Runtime) -> None:
     assert sorted(bodies) == ["loses", "loses", "wins"]
 
 
-async def test_a_race_at_a_width_of_one_has_room_for_its_arms(
-    make_store: MakeStore,
-) -> None:
+async def test_a_race_at_a_width_of_one_has_room_for_its_arms(make_store: MakeStore) -> None:
     """A body that waits for a race holds no slot, and a loser gives its own back."""
 
     @task

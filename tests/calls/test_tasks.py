@@ -999,7 +999,7 @@ async def test_an_unfit_result_of_a_worker_process_is_an_error(runtime: Runtime)
         await runtime.run(shop(), thread_id="t")
 
 
-async def test_a_cancelled_worker_process_is_killed(anyio_backend: object, tmp_path: Any) -> None:
+async def test_a_cancelled_worker_process_is_killed(tmp_path: Any) -> None:
     """When ``run()`` has ended, the process that executed its task has too."""
     path = tmp_path / "pid"
 

@@ -62,9 +62,7 @@ async def test_values_have_the_types_that_they_say(runtime: Runtime) -> None:
     assert shown[2] == tasks[2].value
 
 
-async def test_now_is_the_time_of_the_runtimes_clock(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_now_is_the_time_of_the_runtimes_clock(make_store: MakeStore) -> None:
     """A clock that is injected is the one that is asked; a rerun does not ask again."""
     clock = JumpingClock()
 

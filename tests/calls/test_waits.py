@@ -562,9 +562,7 @@ async def test_an_unhandled_timeout_is_asked_again_with_a_new_deadline(runtime: 
     assert await finish(runtime, ask()) == "there"
 
 
-async def test_a_deadline_counts_from_the_first_call_over_reruns(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_deadline_counts_from_the_first_call_over_reruns(make_store: MakeStore) -> None:
     """Each rerun waits for what is left, and shows the same deadline."""
     clock = JumpingClock()
 
@@ -585,7 +583,7 @@ async def test_a_deadline_counts_from_the_first_call_over_reruns(
 
 
 async def test_a_signal_that_was_sent_in_time_counts_though_nobody_lived(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Who wakes after the deadline takes what came before it, and not what came after."""
     clock = JumpingClock()
@@ -606,7 +604,7 @@ async def test_a_signal_that_was_sent_in_time_counts_though_nobody_lived(
 
 
 async def test_a_value_that_was_taken_stays_though_its_deadline_passes(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """The record of the call ends it, whatever the time is on a rerun."""
     clock = JumpingClock()
@@ -845,7 +843,7 @@ async def test_a_map_shows_as_many_waits_as_it_executes(runtime: Runtime) -> Non
     assert await finish(runtime, main()) == 75
 
 
-async def test_waiting_bodies_hold_no_slot(make_store: MakeStore, anyio_backend: object) -> None:
+async def test_waiting_bodies_hold_no_slot(make_store: MakeStore) -> None:
     """Not even the only one: while one waits, others execute."""
 
     @task
@@ -953,9 +951,7 @@ async def test_a_workflow_may_send_to_itself_and_to_others(runtime: Runtime) -> 
         assert await other.result() == 1
 
 
-async def test_two_runtimes_in_one_process_may_send_to_each_other(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_two_runtimes_in_one_process_may_send_to_each_other(make_store: MakeStore) -> None:
     """A run that executes here, and one that sleeps here, hear of it within the poll interval."""
 
     @workflow
@@ -1055,9 +1051,7 @@ async def test_waits_are_not_drift(runtime: Runtime, caplog: pytest.LogCaptureFi
 
 
 @every_durability
-async def test_every_durability_takes_a_signal_once(
-    make_store: MakeStore, anyio_backend: object, durability: Any
-) -> None:
+async def test_every_durability_takes_a_signal_once(make_store: MakeStore, durability: Any) -> None:
     """A pause commits what was held back; a rerun asks for what is left."""
 
     @task
@@ -1080,9 +1074,7 @@ async def test_every_durability_takes_a_signal_once(
 
 
 @pytest.mark.parametrize("is_rerun", [False, True])
-async def test_drift_is_no_hindrance_to_waits(
-    make_store: MakeStore, anyio_backend: object, is_rerun: bool
-) -> None:
+async def test_drift_is_no_hindrance_to_waits(make_store: MakeStore, is_rerun: bool) -> None:
     """``on_drift="error"``: a rerun that asks for what is recorded waits on."""
 
     @task
@@ -1120,9 +1112,7 @@ async def test_a_short_sleep_is_not_worth_a_pause(runtime: Runtime) -> None:
     assert [each.name for each in await runtime.tasks("t")] == ["taskflow.sleep"] * 3
 
 
-async def test_a_rerun_sleeps_only_for_what_is_left(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_rerun_sleeps_only_for_what_is_left(make_store: MakeStore) -> None:
     """The time of waking was recorded on the first call, and is not moved by reruns."""
     clock = JumpingClock()
 
@@ -1214,9 +1204,7 @@ async def test_timers_of_one_run_are_over_in_their_order(runtime: Runtime) -> No
     assert order == [0.0, 0.06, 0.06, 0.12]
 
 
-async def test_wait_for_cancels_a_receive_and_gives_its_signal_back(
-    anyio_backend: object,
-) -> None:
+async def test_wait_for_cancels_a_receive_and_gives_its_signal_back() -> None:
     """One that was cut off has taken nothing: the next one is served."""
     async with Runtime(MemoryStore()) as runtime:
 

@@ -108,17 +108,13 @@ async def cut_off(is_long: bool, rng: random.Random, short: int, **options: Any)
     assert crashes.unreached <= crashes.passes // (3 if is_long else 10)  # what trio orders anew
 
 
-async def test_a_run_is_cut_off_everywhere(
-    anyio_backend: str, is_long: bool, rng: random.Random
-) -> None:
+async def test_a_run_is_cut_off_everywhere(is_long: bool, rng: random.Random) -> None:
     """By anyio, natively by asyncio, and by the death of its process."""
     await cut_off(is_long, rng, 150)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_run_on_a_file_is_cut_off_everywhere(
-    anyio_backend: str, is_long: bool, rng: random.Random
-) -> None:
+async def test_a_run_on_a_file_is_cut_off_everywhere(is_long: bool, rng: random.Random) -> None:
     """The same on SQLite: whoever comes next finds no transaction open."""
 
     def open_store(folder: Path) -> Store:

@@ -872,7 +872,7 @@ async def test_wait_for_cuts_a_call_off(runtime: Runtime) -> None:
     assert await runtime.tasks("t") == []
 
 
-async def test_closing_the_runtime_unwinds_what_executes(anyio_backend: object) -> None:
+async def test_closing_the_runtime_unwinds_what_executes() -> None:
     """``aclose()`` returns when nothing executes; the run may be continued by anybody."""
     store = MemoryStore()
     begun = anyio.Event()

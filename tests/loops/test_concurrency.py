@@ -269,9 +269,7 @@ async def test_different_runs_of_one_thread_lose_nothing(runtime: Runtime) -> No
     assert lost
 
 
-async def test_one_thread_in_many_runtimes_has_one_writer(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_one_thread_in_many_runtimes_has_one_writer(make_store: MakeStore) -> None:
     """Several runtimes on one store: one execution, and the same result for all who wait."""
     bodies: list[str] = []
     results: list[str] = []

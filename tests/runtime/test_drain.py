@@ -32,6 +32,29 @@ from taskflow.records import RunStatus
 pytestmark = pytest.mark.anyio
 
 
+class GatedSteps(Gate):
+    """A gate that the task ``step`` passes, and a workflow that takes so many steps in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        @task
+        async def step(number: int) -> int:
+            await self.pass_through(number)
+            return number
+
+        @workflow
+        async def steps(count: int) -> int:
+            return sum([await step(number) for number in range(count)])
+
+        self.step, self.steps = step, steps
+
+
+@pytest.fixture
+def gate() -> GatedSteps:
+    return GatedSteps()
+
+
 async def drained_while(runtime: Runtime, gate: Gate, timeout: float = PATIENCE) -> None:
     """Drain, and let the bodies go once that is under way."""
     async with anyio.create_task_group() as group:
@@ -48,22 +71,11 @@ async def failure_of(waited: Awaitable[Any]) -> BaseException:
 
 
 async def test_what_executes_ends_and_is_recorded_and_nothing_more_starts(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """The next runtime executes what is left, and only that."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return sum([await step(number) for number in range(3)])
-
     async with Runtime(make_store()) as runtime:
-        handle = await runtime.start(steps(), thread_id="t")
+        handle = await runtime.start(gate.steps(3), thread_id="t")
         await until(lambda: gate.begun == [0])
         await drained_while(runtime, gate)
         assert gate.begun == gate.ended == [0]
@@ -72,74 +84,46 @@ async def test_what_executes_ends_and_is_recorded_and_nothing_more_starts(
             await handle.result()
 
     async with Runtime(make_store()) as runtime:
-        assert await runtime.run(steps(), thread_id="t") == 3
+        assert await runtime.run(gate.steps(3), thread_id="t") == 3
     assert gate.begun == [0, 1, 2]
 
 
 async def test_a_drained_run_is_continued_by_whoever_recovers(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """Nobody has to ask for it again."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return sum([await step(number) for number in range(3)])
-
     async with Runtime(make_store()) as runtime:
-        await runtime.start(steps(), thread_id="t")
+        await runtime.start(gate.steps(3), thread_id="t")
         await until(lambda: gate.begun == [0])
         await drained_while(runtime, gate)
 
-    async with Runtime(make_store(), workflows=[steps], recover=True) as runtime:
+    async with Runtime(make_store(), workflows=[gate.steps], recover=True) as runtime:
         await until_status(runtime, RunStatus.SUCCESS, "t")
     assert gate.begun == [0, 1, 2]
 
 
 async def test_another_runtime_need_not_wait_for_the_drained_one_to_close(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """Runs are released by the drain itself."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return await step(0) + await step(1)
-
     async with Runtime(make_store()) as runtime, Runtime(make_store()) as other:
-        await runtime.start(steps(), thread_id="t")
+        await runtime.start(gate.steps(2), thread_id="t")
         await until(lambda: gate.begun == [0])
         await drained_while(runtime, gate)
         assert (await runtime.get("t")).owner is None
-        assert await other.run(steps(), thread_id="t") == 1
+        assert await other.run(gate.steps(2), thread_id="t") == 1
 
 
 async def test_calls_that_wait_for_a_slot_do_not_begin(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """They were made before the drain, and have not begun to execute."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
 
     @workflow
     async def both() -> None:
         async with anyio.create_task_group() as group:
             for number in range(5):
-                group.start_soon(_await, step(number))
+                group.start_soon(_await, gate.step(number))
 
     async with Runtime(make_store(), max_concurrency=1) as runtime:
         await runtime.start(both(), thread_id="t")
@@ -155,19 +139,13 @@ async def _await(call: Awaitable[Any]) -> None:
 
 
 async def test_items_of_a_map_that_have_not_begun_do_not(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """Those that execute are recorded; a rerun executes the others."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
 
     @workflow
     async def mapped() -> list[int]:
-        return await step.map(range(20), concurrency=3)
+        return await gate.step.map(range(20), concurrency=3)
 
     async with Runtime(make_store()) as runtime:
         await runtime.start(mapped(), thread_id="t")
@@ -181,9 +159,7 @@ async def test_items_of_a_map_that_have_not_begun_do_not(
     assert sorted(gate.begun) == list(range(20))
 
 
-async def test_a_call_that_backs_off_is_not_attempted_again(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_call_that_backs_off_is_not_attempted_again(make_store: MakeStore) -> None:
     """Nothing of it executes, so the drain does not wait for it; its attempts begin anew later."""
     attempts: list[int] = []
 
@@ -211,9 +187,7 @@ async def test_a_call_that_backs_off_is_not_attempted_again(
         assert await runtime.run(trying(), thread_id="t") == 1
 
 
-async def test_a_failed_attempt_is_not_followed_by_another_one(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_failed_attempt_is_not_followed_by_another_one(make_store: MakeStore) -> None:
     """The body that executes may end, whatever it comes to; no further one starts."""
     gate = Gate()
 
@@ -236,7 +210,7 @@ async def test_a_failed_attempt_is_not_followed_by_another_one(
 
 
 async def test_of_nested_tasks_the_inner_one_ends_and_the_outer_one_is_unwound(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """The outer body would have to make another call: it executes again, the inner one does not."""
     gate = Gate()
@@ -268,9 +242,7 @@ async def test_of_nested_tasks_the_inner_one_ends_and_the_outer_one_is_unwound(
     assert len(outer_bodies) == 2
 
 
-async def test_an_outer_task_that_makes_no_more_calls_is_recorded(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_an_outer_task_that_makes_no_more_calls_is_recorded(make_store: MakeStore) -> None:
     """After its inner call has ended, its body executes, and what executes ends."""
     gate = Gate()
     tail = Gate()
@@ -301,7 +273,7 @@ async def test_an_outer_task_that_makes_no_more_calls_is_recorded(
         assert handle.status in (RunStatus.SUCCESS, RunStatus.RUNNING)
 
 
-async def test_a_body_in_a_worker_thread_ends(make_store: MakeStore, anyio_backend: object) -> None:
+async def test_a_body_in_a_worker_thread_ends(make_store: MakeStore) -> None:
     """A ``def`` task cannot be cut off, and is not."""
     begun: list[str] = []
     go: list[str] = []
@@ -328,9 +300,7 @@ async def test_a_body_in_a_worker_thread_ends(make_store: MakeStore, anyio_backe
         assert [each.value for each in await runtime.tasks("t")] == ["a"]
 
 
-async def test_a_worker_thread_that_waits_for_a_held_call_comes_back(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_worker_thread_that_waits_for_a_held_call_comes_back(make_store: MakeStore) -> None:
     """``result()`` of a call that may not start raises in the thread, which then ends."""
     begun: list[str] = []
     go: list[str] = []
@@ -374,7 +344,7 @@ def in_process(folder: str) -> str:
 
 
 async def test_a_body_in_a_worker_process_ends(
-    make_store: MakeStore, anyio_backend: object, tmp_path_factory: pytest.TempPathFactory
+    make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """It is not killed, and its result is recorded."""
     folder = tmp_path_factory.mktemp("process")
@@ -396,21 +366,15 @@ async def test_a_body_in_a_worker_process_ends(
 
 
 async def test_a_held_call_ends_as_a_cancellation_that_no_except_swallows(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """The workflow's cleanup executes; its ``except Exception`` does not."""
-    gate = Gate()
     seen: list[str] = []
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
 
     @workflow
     async def careful() -> int:
         try:
-            return await step(0) + await step(1)
+            return await gate.step(0) + await gate.step(1)
         except Exception as error:
             seen.append(f"swallowed {error!r}")
             return -1
@@ -426,9 +390,7 @@ async def test_a_held_call_ends_as_a_cancellation_that_no_except_swallows(
         assert (await runtime.get("t")).status == RunStatus.RUNNING
 
 
-async def test_after_the_timeout_what_still_executes_is_cancelled(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_after_the_timeout_what_still_executes_is_cancelled(make_store: MakeStore) -> None:
     """Its cleanup has ended when ``drain`` returns, and the next runtime executes it again."""
     bodies: list[str] = []
 
@@ -459,34 +421,24 @@ async def test_after_the_timeout_what_still_executes_is_cancelled(
 
 
 async def test_everybody_who_waits_is_told_that_the_run_is_unfinished(
-    runtime: Runtime,
+    runtime: Runtime, gate: GatedSteps
 ) -> None:
     """``run()``, ``result()`` of a handle, and a stream."""
     told: list[BaseException] = []
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return await step(0) + await step(1)
 
     async def wait_for_run() -> None:
-        told.append(await failure_of(runtime.run(steps(), thread_id="t")))
+        told.append(await failure_of(runtime.run(gate.steps(2), thread_id="t")))
 
     async def wait_for_handle(handle: RunHandle[int]) -> None:
         told.append(await failure_of(handle.result()))
 
     async def read_stream() -> None:
-        async with runtime.stream(steps(), thread_id="t") as events:
+        async with runtime.stream(gate.steps(2), thread_id="t") as events:
             async for _ in events:
                 pass
             told.append(await failure_of(events.result()))
 
-    handle = await runtime.start(steps(), thread_id="t")
+    handle = await runtime.start(gate.steps(2), thread_id="t")
     async with anyio.create_task_group() as group:
         group.start_soon(wait_for_run)
         group.start_soon(wait_for_handle, handle)
@@ -501,7 +453,7 @@ async def test_everybody_who_waits_is_told_that_the_run_is_unfinished(
 
 
 async def test_a_run_that_sleeps_stays_paused_and_its_waiters_are_told(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Its signal is taken by whoever continues it."""
 
@@ -550,9 +502,7 @@ async def test_who_waits_through_pauses_is_told_the_same_while_another_body_ends
     assert isinstance(await failure_of(handle.result()), RunUnfinished)
 
 
-async def test_a_timer_that_was_asleep_goes_on_from_its_deadline(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_timer_that_was_asleep_goes_on_from_its_deadline(make_store: MakeStore) -> None:
     """Drained before it was paused: the wait is not begun anew."""
 
     @workflow
@@ -572,9 +522,7 @@ async def test_a_timer_that_was_asleep_goes_on_from_its_deadline(
         await handle.cancel()
 
 
-async def test_a_signal_that_is_sent_during_the_drain_is_not_lost(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_signal_that_is_sent_during_the_drain_is_not_lost(make_store: MakeStore) -> None:
     """Sending is no execution: it is durable, and taken later."""
     gate = Gate()
 
@@ -602,22 +550,11 @@ async def test_a_signal_that_is_sent_during_the_drain_is_not_lost(
 
 
 async def test_draining_twice_and_closing_is_no_harm(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore, gate: GatedSteps
 ) -> None:
     """One after the other, at the same time, and ``aclose`` after that, from other tasks."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return await step(0) + await step(1)
-
     runtime = await Runtime(make_store()).open()
-    await runtime.start(steps(), thread_id="t")
+    await runtime.start(gate.steps(2), thread_id="t")
     await until(lambda: gate.begun == [0])
     async with anyio.create_task_group() as group:
         group.start_soon(runtime.drain)
@@ -629,12 +566,10 @@ async def test_draining_twice_and_closing_is_no_harm(
     with pytest.raises(RuntimeError, match="not open"):
         await runtime.drain()
     async with Runtime(make_store()) as runtime:
-        assert await runtime.run(steps(), thread_id="t") == 1
+        assert await runtime.run(gate.steps(2), thread_id="t") == 1
 
 
-async def test_closing_while_a_drain_waits_ends_both(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_closing_while_a_drain_waits_ends_both(make_store: MakeStore) -> None:
     """A second signal of an impatient operator."""
     gate = Gate()
 
@@ -660,20 +595,11 @@ async def test_closing_while_a_drain_waits_ends_both(
         assert await runtime.run(steps(), thread_id="t") == 1
 
 
-async def test_a_drain_that_was_cancelled_can_be_repeated(runtime: Runtime) -> None:
+async def test_a_drain_that_was_cancelled_can_be_repeated(
+    runtime: Runtime, gate: GatedSteps
+) -> None:
     """Nothing starts from the first one on; the second one releases the runs."""
-    gate = Gate()
-
-    @task
-    async def step(number: int) -> int:
-        await gate.pass_through(number)
-        return number
-
-    @workflow
-    async def steps() -> int:
-        return await step(0) + await step(1)
-
-    await runtime.start(steps(), thread_id="t")
+    await runtime.start(gate.steps(2), thread_id="t")
     await until(lambda: gate.begun == [0])
     with anyio.move_on_after(0.05):
         await runtime.drain()
@@ -685,9 +611,7 @@ async def test_a_drain_that_was_cancelled_can_be_repeated(runtime: Runtime) -> N
 
 
 @pytest.mark.parametrize("how", ["run", "start", "resume", "stream", "thread"])
-async def test_nothing_is_begun_on_a_drained_runtime(
-    make_store: MakeStore, anyio_backend: object, how: str
-) -> None:
+async def test_nothing_is_begun_on_a_drained_runtime(make_store: MakeStore, how: str) -> None:
     """It is an error that says so, at once, and the run stays as it was."""
 
     @task
@@ -727,9 +651,7 @@ async def test_nothing_is_begun_on_a_drained_runtime(
         assert (await runtime.get("t")).owner is None
 
 
-async def test_a_block_that_is_open_is_not_left_hanging(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_block_that_is_open_is_not_left_hanging(make_store: MakeStore) -> None:
     """Its next task raises: nobody would ever let it start."""
     bodies: list[int] = []
 
@@ -750,7 +672,7 @@ async def test_a_block_that_is_open_is_not_left_hanging(
 
 
 async def test_who_waits_for_another_runtimes_run_is_told_and_takes_nothing_over(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """``run(wait=True)``: once the drain has ended, nobody here claims that run any more."""
     gate = Gate()
@@ -821,7 +743,7 @@ anyio.run(main)
 
 @pytest.mark.parametrize("durability", ["async", "exit"])
 async def test_results_that_were_to_be_committed_later_are(
-    make_store: MakeStore, anyio_backend: object, durability: Any
+    make_store: MakeStore, durability: Any
 ) -> None:
     """In any durability the drain leaves nothing behind."""
     gate = Gate()
@@ -844,7 +766,7 @@ async def test_results_that_were_to_be_committed_later_are(
 
 
 async def test_a_runtime_that_recovers_takes_nothing_over_once_it_is_drained(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Neither what others leave, nor what becomes due."""
     bodies: list[str] = []
@@ -889,7 +811,7 @@ async def test_what_is_recorded_may_be_looked_at_after_a_drain(runtime: Runtime)
     assert runtime._progress("t") is None
 
 
-async def test_many_runs_are_drained_together(make_store: MakeStore, anyio_backend: object) -> None:
+async def test_many_runs_are_drained_together(make_store: MakeStore) -> None:
     """Fifty runs in all states: executing, held, waiting, in plain code; none is lost."""
     gate = Gate()
 

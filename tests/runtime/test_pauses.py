@@ -552,9 +552,7 @@ async def test_waiters_may_leave_at_any_moment_of_a_pause(runtime: Runtime) -> N
 
 
 @in_memory_on_asyncio
-async def test_a_run_that_nobody_waits_for_is_not_woken(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_run_that_nobody_waits_for_is_not_woken(make_store: MakeStore) -> None:
     """Its waiter left while it waited for room, after its signal had come."""
     hold = anyio.Event()
     executed: list[str] = []
@@ -592,9 +590,7 @@ async def test_a_run_that_nobody_waits_for_is_not_woken(
     assert executed == ["first"]
 
 
-async def test_as_many_runs_as_there_is_room_for_go_on_at_once(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_as_many_runs_as_there_is_room_for_go_on_at_once(make_store: MakeStore) -> None:
     """``max_concurrent_runs``: the others follow, and all get their turn."""
     executing: list[int] = []
     most = 0
@@ -721,7 +717,7 @@ async def test_what_a_paused_run_has_recorded_can_be_forgotten(runtime: Runtime)
     assert await result(handle) == [2, 5]
 
 
-async def test_a_paused_run_is_resumed(make_store: MakeStore, anyio_backend: object) -> None:
+async def test_a_paused_run_is_resumed(make_store: MakeStore) -> None:
     """By its thread alone, with its recorded input, in another runtime."""
     async with Runtime(make_store()) as runtime:
         await waits_of(runtime, ask("z"))
@@ -748,9 +744,7 @@ async def test_a_paused_run_keeps_what_its_predecessor_saved(runtime: Runtime) -
         assert await finish(runtime, turn(number)) == [expected, number]
 
 
-async def test_closing_the_runtime_tells_who_waits_for_a_paused_run(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_closing_the_runtime_tells_who_waits_for_a_paused_run(make_store: MakeStore) -> None:
     """RunUnfinished; the run stays paused, and the next runtime continues it."""
     heard: list[BaseException] = []
 
@@ -778,7 +772,7 @@ async def test_closing_the_runtime_tells_who_waits_for_a_paused_run(
 
 @pytest.mark.parametrize("milliseconds", range(60, 150, 10))
 async def test_a_runtime_may_be_closed_in_any_moment_of_a_pause(
-    make_store: MakeStore, anyio_backend: object, milliseconds: int
+    make_store: MakeStore, milliseconds: int
 ) -> None:
     """Whatever is under way: the run is whole for the next runtime."""
     async with Runtime(make_store()) as runtime:
@@ -794,9 +788,7 @@ async def test_a_runtime_may_be_closed_in_any_moment_of_a_pause(
         assert await finish(runtime, ask_twice()) == [1, 2]
 
 
-async def test_a_runtime_that_recovers_continues_what_is_due(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_runtime_that_recovers_continues_what_is_due(make_store: MakeStore) -> None:
     """Nobody else asks: a signal that came, and a time that has come, while nobody lived."""
     clock = JumpingClock()
 
@@ -825,7 +817,7 @@ async def _has_succeeded(runtime: Runtime, *thread_ids: str) -> bool:
 
 @pytest.mark.parametrize("from_here", [True, False])
 async def test_a_signal_that_comes_while_the_run_is_unwound_wakes_it(
-    make_store: MakeStore, anyio_backend: object, from_here: bool
+    make_store: MakeStore, from_here: bool
 ) -> None:
     """From this runtime and from another one; before, while and after its cleanup."""
     cleaning, go = anyio.Event(), anyio.Event()
@@ -867,9 +859,7 @@ async def test_an_impatient_waiter_is_given_what_came_while_the_run_was_unwound(
     assert await finish(runtime, main()) == 1
 
 
-async def test_signals_at_any_time_around_the_pause_are_taken(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_signals_at_any_time_around_the_pause_are_taken(make_store: MakeStore) -> None:
     """Many runs, each sent to at another moment of its pause, from here and from elsewhere."""
     count = 60
 
@@ -948,9 +938,7 @@ async def _has_recorded(runtime: Runtime, count: int) -> bool:
 # Two runtimes, one run.
 
 
-async def test_a_signal_from_elsewhere_wakes_who_sleeps_here(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_signal_from_elsewhere_wakes_who_sleeps_here(make_store: MakeStore) -> None:
     """Within the poll interval; each effect happens once."""
     effects: list[str] = []
 
@@ -974,9 +962,7 @@ async def test_a_signal_from_elsewhere_wakes_who_sleeps_here(
     assert effects == ["once"]
 
 
-async def test_a_run_that_another_runtime_has_woken_is_busy(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_run_that_another_runtime_has_woken_is_busy(make_store: MakeStore) -> None:
     """It executes there: who is not patient hears that, and not of a pause without waits."""
     async with awake_elsewhere(make_store) as (here, handle, main, go):
         with anyio.fail_after(PATIENCE), pytest.raises(ThreadBusy) as caught:
@@ -986,9 +972,7 @@ async def test_a_run_that_another_runtime_has_woken_is_busy(
         assert await result(handle) == "done"
 
 
-async def test_cancel_reaches_a_run_that_another_runtime_has_woken(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_cancel_reaches_a_run_that_another_runtime_has_woken(make_store: MakeStore) -> None:
     """``cancel`` ends it, whoever executes it, though it once slept here."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
         with anyio.fail_after(PATIENCE):
@@ -999,9 +983,7 @@ async def test_cancel_reaches_a_run_that_another_runtime_has_woken(
             await result(handle)
 
 
-async def test_a_handle_cancels_a_run_that_another_runtime_has_woken(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_handle_cancels_a_run_that_another_runtime_has_woken(make_store: MakeStore) -> None:
     """The same for who holds on to it."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
         with anyio.fail_after(PATIENCE):
@@ -1011,7 +993,7 @@ async def test_a_handle_cancels_a_run_that_another_runtime_has_woken(
 
 
 async def test_a_run_that_another_runtime_has_woken_is_not_deleted_or_forgotten(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """ThreadBusy, as for any that executes elsewhere."""
     async with awake_elsewhere(make_store) as (here, handle, _, go):
@@ -1062,9 +1044,7 @@ async def awake_elsewhere(
             yield one, first, main, go
 
 
-async def test_who_sleeps_here_follows_what_others_do_to_the_run(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_who_sleeps_here_follows_what_others_do_to_the_run(make_store: MakeStore) -> None:
     """Cancelled, superseded, deleted elsewhere: whoever waits here hears of it."""
     async with two_runtimes(make_store) as (here, there):
         heard: dict[str, BaseException] = {}
@@ -1091,9 +1071,7 @@ async def test_who_sleeps_here_follows_what_others_do_to_the_run(
 
 
 @on_asyncio
-async def test_every_awaited_sleeping_run_is_looked_at(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_every_awaited_sleeping_run_is_looked_at(make_store: MakeStore) -> None:
     """However many there are: what another runtime has ended is heard of here."""
     go, begun = anyio.Event(), anyio.Event()
 
@@ -1135,7 +1113,7 @@ async def test_every_awaited_sleeping_run_is_looked_at(
 
 @pytest.mark.parametrize("count", [1, 5])
 async def test_two_runtimes_that_sleep_on_one_timer_execute_it_once(
-    make_store: MakeStore, anyio_backend: object, count: int
+    make_store: MakeStore, count: int
 ) -> None:
     """Both wake at the same time; the store gives the run to one of them."""
     clock = JumpingClock()
@@ -1406,9 +1384,7 @@ class SlowToPause(WrappedStore):
 
 
 @on_asyncio
-async def test_who_is_cancelled_while_the_run_pauses_is_cancelled(
-    make_store: MakeStore,
-) -> None:
+async def test_who_is_cancelled_while_the_run_pauses_is_cancelled(make_store: MakeStore) -> None:
     """He is not told of the pause instead, which would make his own time limit no limit."""
     store = SlowToPause(make_store())
     async with Runtime(store) as runtime:

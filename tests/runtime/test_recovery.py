@@ -69,9 +69,7 @@ def held_steps(held: anyio.Event, bodies: list[tuple[int, int]]) -> Workflow[[in
     return steps
 
 
-async def test_started_runs_are_continued_by_the_next_runtime(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_started_runs_are_continued_by_the_next_runtime(make_store: MakeStore) -> None:
     """Their owner was closed while they executed; what is recorded is not executed again."""
     held = anyio.Event()
     bodies: list[tuple[int, int]] = []
@@ -88,7 +86,7 @@ async def test_started_runs_are_continued_by_the_next_runtime(
 
 
 async def test_a_runtime_that_is_open_continues_what_another_one_leaves(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Within a poll interval, not only on opening."""
     held = anyio.Event()
@@ -101,9 +99,7 @@ async def test_a_runtime_that_is_open_continues_what_another_one_leaves(
         await until_status(runtime, RunStatus.SUCCESS, *threads)
 
 
-async def test_without_recover_nothing_is_continued(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_without_recover_nothing_is_continued(make_store: MakeStore) -> None:
     """It is something to be asked for."""
     bodies: list[tuple[int, int]] = []
     steps = held_steps(anyio.Event(), bodies)
@@ -114,9 +110,7 @@ async def test_without_recover_nothing_is_continued(
     assert len(bodies) == 2
 
 
-async def test_a_run_whose_caller_was_cancelled_is_left_to_anybody(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_run_whose_caller_was_cancelled_is_left_to_anybody(make_store: MakeStore) -> None:
     """Somebody did not want it any more: it is continued where somebody asks for it."""
     held = anyio.Event()
     bodies: list[tuple[int, int]] = []
@@ -137,9 +131,7 @@ async def test_a_run_whose_caller_was_cancelled_is_left_to_anybody(
         assert await runtime.run(steps(0), thread_id="t") == 3
 
 
-async def test_a_run_that_was_cancelled_for_good_is_not_recovered(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_run_that_was_cancelled_for_good_is_not_recovered(make_store: MakeStore) -> None:
     """Neither an orphan nor a paused one."""
     bodies: list[tuple[int, int]] = []
     steps = held_steps(anyio.Event(), bodies)
@@ -153,7 +145,7 @@ async def test_a_run_that_was_cancelled_for_good_is_not_recovered(
 
 
 async def test_a_signal_that_was_sent_while_nobody_executed_is_taken_on_opening(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Sent by a plain runtime, which knows no workflow."""
 
@@ -172,7 +164,7 @@ async def test_a_signal_that_was_sent_while_nobody_executed_is_taken_on_opening(
 
 
 async def test_a_signal_of_a_runtime_that_only_sends_is_taken_while_another_is_open(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Within a poll interval."""
 
@@ -192,7 +184,7 @@ async def test_a_signal_of_a_runtime_that_only_sends_is_taken_while_another_is_o
 
 
 async def test_a_signal_that_is_sent_here_is_taken_without_waiting_for_a_look(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """``send`` tells the runtime that recovers, for runs that nobody waits for here."""
 
@@ -212,7 +204,7 @@ async def test_a_signal_that_is_sent_here_is_taken_without_waiting_for_a_look(
 
 
 async def test_a_time_that_came_while_nobody_was_open_is_noticed_on_opening(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """The deadline was recorded; nothing is waited for any more."""
     clock = JumpingClock()
@@ -232,9 +224,7 @@ async def test_a_time_that_came_while_nobody_was_open_is_noticed_on_opening(
     assert record.result == "rested"
 
 
-async def test_a_time_that_comes_while_it_is_open_is_noticed(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_time_that_comes_while_it_is_open_is_noticed(make_store: MakeStore) -> None:
     """For each of the waits of a run that nobody started here; not one of them too early."""
     clock = JumpingClock()
 
@@ -263,7 +253,7 @@ async def test_a_time_that_comes_while_it_is_open_is_noticed(
 
 
 async def test_no_more_than_max_concurrent_runs_are_recovered_at_a_time(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Fifty orphans, three at a time; what becomes free is used at once, not at the next look."""
     gauge = Gauge()
@@ -295,9 +285,7 @@ async def test_no_more_than_max_concurrent_runs_are_recovered_at_a_time(
     assert Counter(begun) == dict.fromkeys(range(50), 2)
 
 
-async def test_no_more_than_max_concurrent_runs_wake_at_a_time(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_no_more_than_max_concurrent_runs_wake_at_a_time(make_store: MakeStore) -> None:
     """Started runs whose timers ring at the same moment."""
     clock = JumpingClock()
     gauge = Gauge()
@@ -326,9 +314,7 @@ async def test_no_more_than_max_concurrent_runs_wake_at_a_time(
     assert gauge.ever == 30
 
 
-async def test_orphans_and_timers_share_the_room(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_orphans_and_timers_share_the_room(make_store: MakeStore) -> None:
     """Recovered runs, and started ones that wake: together no more than the limit; all end."""
     clock = JumpingClock()
     gauge = Gauge()
@@ -372,9 +358,7 @@ async def test_orphans_and_timers_share_the_room(
     assert gauge.ever == 50
 
 
-async def test_what_is_asked_for_now_needs_no_room(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_what_is_asked_for_now_needs_no_room(make_store: MakeStore) -> None:
     """The limit is for what nobody asked for: a request is not kept waiting by recovery."""
     held = anyio.Event()
     bodies: list[tuple[int, int]] = []
@@ -393,7 +377,7 @@ async def test_what_is_asked_for_now_needs_no_room(
 
 
 async def test_a_run_of_an_unknown_workflow_is_left_alone_and_told_once(
-    make_store: MakeStore, anyio_backend: object, caplog: pytest.LogCaptureFixture
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With its name, however often it is seen; the others are continued."""
     bodies: list[tuple[int, int]] = []
@@ -419,7 +403,7 @@ async def test_a_run_of_an_unknown_workflow_is_left_alone_and_told_once(
     assert sum("stranger" in each.getMessage() for each in caplog.records) == 1
 
 
-async def test_a_block_is_not_recovered(make_store: MakeStore, anyio_backend: object) -> None:
+async def test_a_block_is_not_recovered(make_store: MakeStore) -> None:
     """Nor is it reported as something unknown."""
 
     @task
@@ -438,7 +422,7 @@ async def test_a_block_is_not_recovered(make_store: MakeStore, anyio_backend: ob
 
 
 async def test_a_recovered_run_that_fails_is_recorded_and_logged_and_not_repeated(
-    make_store: MakeStore, anyio_backend: object, caplog: pytest.LogCaptureFixture
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its failure is its result: nobody executes it again by himself."""
     bodies: list[str] = []
@@ -468,7 +452,7 @@ async def test_a_recovered_run_that_fails_is_recorded_and_logged_and_not_repeate
 
 
 async def test_a_run_whose_input_does_not_fit_any_more_is_logged_and_not_repeated(
-    make_store: MakeStore, anyio_backend: object, caplog: pytest.LogCaptureFixture
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The workflow's parameters have changed since: a look does not try it again and again."""
     begun: list[str] = []
@@ -495,7 +479,7 @@ async def test_a_run_whose_input_does_not_fit_any_more_is_logged_and_not_repeate
 
 @pytest.mark.parametrize("how", ["run", "start"])
 async def test_who_asks_for_a_run_that_is_being_recovered_joins_it(
-    make_store: MakeStore, anyio_backend: object, how: str
+    make_store: MakeStore, how: str
 ) -> None:
     """One execution, whose result everybody gets."""
     held = anyio.Event()
@@ -522,9 +506,7 @@ async def test_who_asks_for_a_run_that_is_being_recovered_joins_it(
     assert Counter(bodies) == {(0, 0): 1, (0, 1): 2, (0, 2): 1}
 
 
-async def test_who_joins_a_recovered_run_and_leaves_does_not_end_it(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_who_joins_a_recovered_run_and_leaves_does_not_end_it(make_store: MakeStore) -> None:
     """Recovery itself is one who waits."""
     held = anyio.Event()
     bodies: list[tuple[int, int]] = []
@@ -541,7 +523,7 @@ async def test_who_joins_a_recovered_run_and_leaves_does_not_end_it(
 
 
 async def test_a_recovered_run_that_somebody_started_sleeps_on_for_him(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """It pauses: its handle waits on, and the next signal continues it."""
     held = anyio.Event()
@@ -569,9 +551,7 @@ async def test_a_recovered_run_that_somebody_started_sleeps_on_for_him(
             assert await handle.result() == 42
 
 
-async def test_closing_while_it_recovers_loses_nothing(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_closing_while_it_recovers_loses_nothing(make_store: MakeStore) -> None:
     """Closed at any moment, again and again: the next one goes on."""
     begun: Counter[int] = Counter()
     is_mended: list[bool] = []
@@ -598,9 +578,7 @@ async def test_closing_while_it_recovers_loses_nothing(
         assert all(each.owner is None for each in await runtime.runs())
 
 
-async def test_two_runtimes_of_one_process_execute_each_run_once(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_two_runtimes_of_one_process_execute_each_run_once(make_store: MakeStore) -> None:
     """Both look at the same orphans at the same time."""
     begun: Counter[int] = Counter()
     is_mended: list[bool] = []
@@ -757,7 +735,7 @@ async def test_suspects_are_tried_one_after_the_other_without_waiting_for_a_look
 
 
 async def test_everybody_who_waits_hears_what_another_runtime_has_made_of_his_run(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """However many runs sleep here: also the last one of a hundred and fifty."""
     held = anyio.Event()
@@ -800,7 +778,7 @@ async def test_everybody_who_waits_hears_what_another_runtime_has_made_of_his_ru
 
 
 async def test_a_runtime_that_recovers_nothing_is_quiet(
-    make_store: MakeStore, anyio_backend: object, caplog: pytest.LogCaptureFixture
+    make_store: MakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No workflows, no runs: it looks, and says nothing."""
     with caplog.at_level(logging.WARNING, "taskflow"):
@@ -809,9 +787,7 @@ async def test_a_runtime_that_recovers_nothing_is_quiet(
     assert not caplog.records
 
 
-async def test_recovery_uses_the_workflows_that_this_process_has_run(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_recovery_uses_the_workflows_that_this_process_has_run(make_store: MakeStore) -> None:
     """A workflow that was run here is known from then on."""
     held = anyio.Event()
     bodies: list[tuple[int, int]] = []

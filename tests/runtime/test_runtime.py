@@ -277,9 +277,7 @@ async def test_executing_elsewhere_same_input_wait(
     assert shop.bodies == ["A"]
 
 
-async def test_executing_elsewhere_wait_takes_over(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
-) -> None:
+async def test_executing_elsewhere_wait_takes_over(make_store: MakeStore, shop: Shop) -> None:
     """Who waits goes on with the run when its owner has gone."""
     shop.hold()
     async with Runtime(make_store()) as other, Runtime(make_store()) as runtime:
@@ -423,7 +421,7 @@ async def test_a_closed_runtime_owns_nothing(
 
 
 async def test_an_older_runtime_that_closes_takes_nothing_from_a_younger_one(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
+    make_store: MakeStore, shop: Shop
 ) -> None:
     """The same the other way round."""
     shop.hold()
@@ -842,9 +840,7 @@ async def test_cancel_asks_for_an_unfinished_run(runtime: Runtime, shop: Shop) -
     assert (await runtime.get("t")).status == "success"
 
 
-async def test_resume_continues_with_the_recorded_input(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
-) -> None:
+async def test_resume_continues_with_the_recorded_input(make_store: MakeStore, shop: Shop) -> None:
     """After a restart a run is continued by its thread alone."""
     async with Runtime(make_store()) as runtime:
         await shop.fail(runtime, "A")
@@ -854,9 +850,7 @@ async def test_resume_continues_with_the_recorded_input(
     assert shop.bodies == ["A"]
 
 
-async def test_resume_needs_the_workflow(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
-) -> None:
+async def test_resume_needs_the_workflow(make_store: MakeStore, shop: Shop) -> None:
     """A runtime that was not given the workflow says which one is missing."""
     async with Runtime(make_store()) as runtime:
         await shop.fail(runtime, "A")
@@ -1167,7 +1161,7 @@ async def test_anything_else_is_refused_before_a_task_executes(
 
 
 async def test_a_runtime_is_opened_in_one_task_and_closed_in_another(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
+    make_store: MakeStore, shop: Shop
 ) -> None:
     """Fixtures, notebooks and lifespans do that; runs work from any task meanwhile."""
     runtime = Runtime(make_store())
@@ -1180,9 +1174,7 @@ async def test_a_runtime_is_opened_in_one_task_and_closed_in_another(
         await runtime.run(shop.fulfil("A"), thread_id="t")
 
 
-async def test_a_runtime_can_be_opened_again(
-    make_store: MakeStore, anyio_backend: object, shop: Shop
-) -> None:
+async def test_a_runtime_can_be_opened_again(make_store: MakeStore, shop: Shop) -> None:
     """Closing ends it; ``open`` begins anew. Twice closed is closed; twice opened is an error."""
     runtime = Runtime(make_store())
     for _ in range(2):
@@ -1204,7 +1196,7 @@ async def test_a_runtime_that_is_not_open_says_so(shop: Shop) -> None:
         await runtime.runs()
 
 
-async def test_an_error_of_the_users_is_not_wrapped_in_a_group(anyio_backend: object) -> None:
+async def test_an_error_of_the_users_is_not_wrapped_in_a_group() -> None:
     """What leaves the ``async with`` block is what was raised in it."""
 
     @workflow
@@ -1297,9 +1289,7 @@ async def test_a_cancelled_supersede_keeps_what_previous_gives(runtime: Runtime)
     assert result == "None one two"
 
 
-async def test_a_block_that_outlives_its_runtime_is_told(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_block_that_outlives_its_runtime_is_told(make_store: MakeStore) -> None:
     """Nothing can be recorded after aclose(): the next call says so, and nothing hangs."""
 
     @task

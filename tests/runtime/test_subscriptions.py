@@ -212,9 +212,7 @@ async def test_runs_that_failed_or_were_cancelled_end_with_that(runtime: Runtime
     assert found[-1].final  # type: ignore[union-attr]
 
 
-async def test_a_paused_run_is_told_and_its_reader_waits(
-    make_store: MakeStore,
-) -> None:
+async def test_a_paused_run_is_told_and_its_reader_waits(make_store: MakeStore) -> None:
     """Also after the process was restarted; what it waits for is told."""
     async with Runtime(make_store()) as runtime:
         with pytest.raises(RunPaused):
@@ -747,9 +745,7 @@ async def test_a_killed_process_and_its_successor_are_told_as_one_run(tmp_path: 
         assert durable(reader.events) == await recorded(runtime)
 
 
-async def test_after_a_restart_a_reader_goes_on_where_it_was(
-    make_store: MakeStore,
-) -> None:
+async def test_after_a_restart_a_reader_goes_on_where_it_was(make_store: MakeStore) -> None:
     """A new runtime, another store object, the last number: nothing twice, nothing lost."""
     found: list[Event] = []
     crash = True

@@ -75,9 +75,7 @@ def change(path: Path, statement: str) -> None:
 # What is gone is not begun again.
 
 
-async def test_a_deleted_run_is_not_executed_again_by_its_timer(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_deleted_run_is_not_executed_again_by_its_timer(make_store: MakeStore) -> None:
     """Another process deleted it while it slept here: who waits hears that it is gone."""
     clock = JumpingClock()
     charged: list[str] = []
@@ -103,9 +101,7 @@ async def test_a_deleted_run_is_not_executed_again_by_its_timer(
     assert charged == ["once"]
 
 
-async def test_a_deleted_run_is_not_executed_again_by_recovery(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_deleted_run_is_not_executed_again_by_recovery(make_store: MakeStore) -> None:
     """It was seen to be an orphan, and waited for room when it was deleted."""
     held = anyio.Event()
     begun: list[int] = []
@@ -138,9 +134,7 @@ async def test_a_deleted_run_is_not_executed_again_by_recovery(
 # What was counted is counted on.
 
 
-async def test_attempts_are_counted_over_a_pause(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_attempts_are_counted_over_a_pause(make_store: MakeStore) -> None:
     """Each attempt waits until its deadline, in a pause; after the last one the task has failed."""
     clock = JumpingClock()
     attempts: list[int] = []
@@ -171,7 +165,7 @@ async def test_attempts_are_counted_over_a_pause(
 @on_asyncio
 @pytest.mark.parametrize("turns", [1, 2, 3])
 async def test_a_run_that_supersedes_one_whose_timer_rings_gets_its_signals(
-    make_store: MakeStore, anyio_backend: object, turns: int
+    make_store: MakeStore, turns: int
 ) -> None:
     """The sleeping run is woken while the claim of the new one is on its way."""
     clock = JumpingClock()
@@ -197,9 +191,7 @@ async def test_a_run_that_supersedes_one_whose_timer_rings_gets_its_signals(
         assert await result(handles[0]) == "yes"
 
 
-async def test_a_run_that_supersedes_a_streamed_one_gets_its_signals(
-    make_store: MakeStore, anyio_backend: object
-) -> None:
+async def test_a_run_that_supersedes_a_streamed_one_gets_its_signals(make_store: MakeStore) -> None:
     """The stream's result is asked for while the claim of the new run is on its way."""
     async with Runtime(make_store(), poll_interval=NEVER) as runtime:
         await runtime.start(ask(1), thread_id="t")
@@ -242,7 +234,7 @@ async def test_an_id_that_nobody_took_moves_to_the_next_run(runtime: Runtime) ->
 
 @pytest.mark.parametrize("afterwards", ["another run", "cancel"])
 async def test_who_waits_for_a_run_gets_the_result_that_it_had_elsewhere(
-    make_store: MakeStore, anyio_backend: object, afterwards: str
+    make_store: MakeStore, afterwards: str
 ) -> None:
     """Whatever happens here before anybody has looked: a success stays one."""
     async with two_runtimes(make_store) as (here, elsewhere):
@@ -409,7 +401,7 @@ async def test_a_column_that_holds_something_else_keeps_one_run_from_recovery(
 
 
 async def test_a_wrong_deployment_sets_a_run_aside_that_it_cannot_continue(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """Its record says why, and the right one resumes it with the signal that had come."""
 
@@ -429,7 +421,7 @@ async def test_a_wrong_deployment_sets_a_run_aside_that_it_cannot_continue(
 
 @pytest.mark.parametrize("recover", [True, False])
 async def test_a_run_that_has_drifted_is_set_aside_by_recovery_alone(
-    make_store: MakeStore, anyio_backend: object, recover: bool
+    make_store: MakeStore, recover: bool
 ) -> None:
     """Who resumes it by hand hears why not, and it stays as it was: paused."""
     is_new: list[bool] = []
@@ -468,7 +460,7 @@ async def test_a_run_that_has_drifted_is_set_aside_by_recovery_alone(
 
 
 async def test_parents_that_were_woken_leave_room_for_the_children_they_wait_for(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """As many parents as there is room for."""
 
@@ -507,7 +499,7 @@ async def until_paused(runtime: Runtime, *thread_ids: str) -> None:
 
 
 async def test_a_task_that_waits_for_another_run_leaves_its_slot_to_it(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """With a single slot: a run, its child and that one's task."""
 
@@ -533,7 +525,7 @@ async def test_a_task_that_waits_for_another_run_leaves_its_slot_to_it(
 
 
 async def test_a_signal_wakes_a_run_whose_caller_left_before_it_paused(
-    make_store: MakeStore, anyio_backend: object
+    make_store: MakeStore,
 ) -> None:
     """It was released while it was running: what is accepted for it is not left lying."""
     options: dict[str, Any] = {"recover": True, "poll_interval": SOON}

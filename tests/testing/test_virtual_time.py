@@ -213,7 +213,7 @@ async def test_a_signal_that_comes_in_time_is_taken(runtime: Runtime, clock: Vir
     assert await handle.result() == "yes"
 
 
-async def test_time_passes_again_afterwards_and_does_not_go_back(anyio_backend: object) -> None:
+async def test_time_passes_again_afterwards_and_does_not_go_back() -> None:
     """What comes after the block is later than what was in it."""
     with VirtualClock():
         await anyio.sleep(DAY)
