@@ -20,7 +20,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
@@ -38,14 +39,21 @@ __all__ = (
     "checkpoint",
     "claim",
     "due",
+    "end",
+    "failure",
     "pause",
     "post",
+    "record",
     "recorded",
     "release",
+    "row_of",
+    "signal",
     "success",
     "taking",
     "write",
 )
+
+T = TypeVar("T")
 
 OWNER: Final = "owner-of-the-tests"
 OTHER_INPUT: Final = b'{"order":2}'
@@ -99,16 +107,17 @@ def cached(key: str = "key", *, name: str = "charge", expires: float | None = No
     return CacheEntry(name, key, b'"shared"', expires, 7)
 
 
-def batch(
-    *,
-    checkpoints: Any = (),
-    cached: Any = (),
-    unrecords: Any = (),
-    finishes: Any = (),
-    claims: Any = (),
-) -> Batch:
-    """A batch of these writes."""
-    return Batch(list(checkpoints), list(cached), list(unrecords), list(finishes), list(claims))
+def signal(thread_id: str = "thread", number: int = 1, **changes: Any) -> Signal:
+    """A signal of the name ``x``."""
+    name = changes.pop("name", "x")
+    fields = {"task_id": f"{name}:{number}", "payload": b"1", "now": 5.0}
+    return Signal(thread_id, name=name, **{**fields, **changes})
+
+
+def batch(**writes: Iterable[Any]) -> Batch:
+    """A batch of these writes: ``checkpoints``, ``finishes``, ``claims``, …"""
+    required = dict.fromkeys(("checkpoints", "cached", "unrecords", "finishes", "claims"), ())
+    return Batch(**{name: list(each) for name, each in {**required, **writes}.items()})
 
 
 def success(key: RunKey, result: bytes = b'"done"', **changes: Any) -> Finish:
@@ -121,17 +130,25 @@ def release(key: RunKey, status: RunStatus = RunStatus.RUNNING, **changes: Any) 
     return Finish(key, status, 3.0, **changes)
 
 
-def pause(key: RunKey, due: float | None = None, last_signal: int = 0) -> Finish:
+def failure(key: RunKey, **changes: Any) -> Finish:
+    """The end of a run that has failed."""
+    return release(key, RunStatus.ERROR, error=b"{}", **changes)
+
+
+def pause(key: RunKey, due: float | None = None, **changes: Any) -> Finish:
     """The pause of a run that waits for something."""
-    return release(key, RunStatus.PAUSED, waits=b"[]", due=due, last_signal=last_signal)
+    return release(key, RunStatus.PAUSED, **{"waits": b"[]", "due": due, **changes})
+
+
+async def write(store: Store, **writes: Iterable[Any]) -> Committed:
+    """Commit these writes."""
+    return await store.commit(batch(**writes))
 
 
 async def ask(store: Store, claim: Claim) -> Claimed:
-    """What ``claim`` comes to. Raises what it is turned down with."""
-    answer = (await store.commit(batch(claims=[claim]))).claims[0]
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    """The answer to ``claim``. Raises the error with which it is refused."""
+    (answer,) = (await write(store, claims=[claim])).claims
+    return _granted(answer)
 
 
 async def begin(store: Store, thread_id: str = "thread", **changes: Any) -> RunRow:
@@ -139,9 +156,31 @@ async def begin(store: Store, thread_id: str = "thread", **changes: Any) -> RunR
     return (await ask(store, claim(thread_id, **changes))).row
 
 
-async def write(store: Store, **writes: Any) -> Committed:
-    """Commit these writes."""
-    return await store.commit(batch(**writes))
+async def record(store: Store, run: RunRow, *task_ids: str, **changes: Any) -> Committed:
+    """Commit a checkpoint for each of ``task_ids`` (default: one)."""
+    rows = [checkpoint(run.key, each, **changes) for each in task_ids or ("charge:1",)]
+    return await write(store, checkpoints=rows)
+
+
+async def end(
+    store: Store, run: RunRow, finish: Callable[..., Finish] = success, **changes: Any
+) -> RunRow:
+    """Commit the end of ``run``, and return its row as it is then."""
+    await write(store, finishes=[finish(run.key, **changes)])
+    return await row_of(store, run.thread_id, run.run_id)
+
+
+async def post(store: Store, thread_id: str = "thread", number: int = 1, **changes: Any) -> Sent:
+    """A signal that is sent now. Raises the error with which it is refused."""
+    (answer,) = (await write(store, signals=[signal(thread_id, number, **changes)])).signals
+    return _granted(answer)
+
+
+async def row_of(store: Store, thread_id: str = "thread", run_id: str | None = None) -> RunRow:
+    """The row of a run (default: the latest of the thread), which is there."""
+    row = await store.run(thread_id, run_id)
+    assert row is not None
+    return row
 
 
 async def recorded(store: Store, thread_id: str = "thread") -> list[str]:
@@ -149,16 +188,12 @@ async def recorded(store: Store, thread_id: str = "thread") -> list[str]:
     return [row.checkpoint.task_id for row in await store.checkpoints(thread_id, None)]
 
 
-async def post(store: Store, name: str = "x", thread_id: str = "thread", **changes: Any) -> Sent:
-    """A signal that is sent now. Raises what it is turned down with."""
-    fields = {"task_id": f"{name}:{changes.pop('number', 1)}", "payload": b"1", "now": 5.0}
-    signal = Signal(thread_id, name=name, **{**fields, **changes})
-    (answer,) = (await store.commit(Batch([], [], [], [], [], [signal]))).signals
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
 async def due(store: Store, now: float = 1e9) -> list[str]:
     """The threads whose runs are to be continued, in the order of their urgency."""
     return [row.thread_id for row in await store.recoverable(now, ["fulfil"], 100)]
+
+
+def _granted(answer: T | Exception) -> T:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -1,4 +1,4 @@
-"""Commits: whole, in order, and refused where somebody else has the run."""
+"""Batches: one commit is whole and in order, and writes of an older epoch are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from taskflow.errors import StoreError
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.batches import Unrecord
+from taskflow.stores.batches import Claimed, Unrecord
 from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,
@@ -16,8 +16,10 @@ from taskflow.testing.rows import (
     cached,
     checkpoint,
     claim,
+    failure,
+    record,
     recorded,
-    release,
+    row_of,
     success,
     write,
 )
@@ -26,21 +28,13 @@ __all__ = ("Batches",)
 
 
 class Batches(Fixtures):
-    """Commits: whole, in order, and refused where somebody else has the run."""
-
-    # A batch is atomic, and applied in order.
+    """A batch is atomic, applied in order, and fenced by the epoch of each run."""
 
     async def test_what_was_committed_is_given_back_as_it_was(self, store: Store) -> None:
         """A store is given bytes and gives them back."""
         run = await begin(store)
-        row = checkpoint(
-            run.key,
-            "charge:1",
-            parent_id="order:7",
-            kind="error",
-            payload=b'{"a":"\\u0000"}',
-            attempts=3,
-        )
+        fields = {"kind": "error", "payload": b'{"a":"\\u0000"}', "attempts": 3}
+        row = checkpoint(run.key, "charge:1", parent_id="order:7", **fields)
 
         await write(store, checkpoints=[row])
 
@@ -53,12 +47,10 @@ class Batches(Fixtures):
     )
     async def test_any_text_is_a_thread_and_a_run_id(self, store: Store, thread_id: str) -> None:
         """Ids come back exactly, whatever they mean elsewhere."""
-        run = await begin(store, thread_id, run_id=thread_id)
-        await write(store, checkpoints=[checkpoint(run.key)])
+        await record(store, await begin(store, thread_id, run_id=thread_id))
 
-        found = await store.run(thread_id, thread_id)
+        found = await row_of(store, thread_id, thread_id)
 
-        assert found is not None
         assert (found.thread_id, found.run_id) == (thread_id, thread_id)
         assert await recorded(store, thread_id) == ["charge:1"]
 
@@ -71,7 +63,7 @@ class Batches(Fixtures):
     async def test_a_batch_with_a_row_at_fault_writes_nothing(self, store: Store) -> None:
         """A row that breaks a constraint raises row_at_fault; no other row of its batch stays."""
         run, other = await begin(store), await begin(store, "other")
-        await write(store, checkpoints=[checkpoint(run.key, "charge:1")])
+        await record(store, run, "charge:1")
 
         with pytest.raises(StoreError) as caught:
             await write(
@@ -85,7 +77,7 @@ class Batches(Fixtures):
         assert caught.value.row_at_fault
         assert await recorded(store, "other") == []
         assert await store.cached("charge", ["key"], 0.0) == []
-        assert (await store.run("other", None)) == other
+        assert await row_of(store, "other") == other
         assert await store.run("new", None) is None
 
     async def test_one_task_id_twice_in_one_batch_is_a_row_at_fault(self, store: Store) -> None:
@@ -93,7 +85,7 @@ class Batches(Fixtures):
         run = await begin(store)
 
         with pytest.raises(StoreError) as caught:
-            await write(store, checkpoints=[checkpoint(run.key), checkpoint(run.key)])
+            await record(store, run, "charge:1", "charge:1")
 
         assert caught.value.row_at_fault
         assert await recorded(store) == []
@@ -120,19 +112,16 @@ class Batches(Fixtures):
 
         assert await recorded(store) == ["charge:2"]
         (answer,) = committed.claims
-        assert not isinstance(answer, Exception)
+        assert isinstance(answer, Claimed)
         assert (answer.is_new, answer.previous, answer.row.sequence) == (True, b'"done"', 2)
 
     async def test_a_batch_of_many_rows_is_one_commit(self, store: Store) -> None:
         """No limit of a statement shows: rows come back in the order in which they were given."""
-        run = await begin(store)
         ids = [f"charge:{number}" for number in range(2500)]
 
-        await write(store, checkpoints=[checkpoint(run.key, task_id) for task_id in ids])
+        await record(store, await begin(store), *ids)
 
         assert await recorded(store) == ids
-
-    # The fence.
 
     async def test_a_write_of_an_older_epoch_is_refused(self, store: Store) -> None:
         """Where the run's epoch has moved on, Committed.refused names the run and its status."""
@@ -140,7 +129,7 @@ class Batches(Fixtures):
         after = await begin(store)
         assert after.epoch > before.epoch
 
-        committed = await write(store, checkpoints=[checkpoint(before.key)])
+        committed = await record(store, before)
 
         assert committed.refused == {(before.number, before.epoch): RunStatus.RUNNING}
         assert await recorded(store) == []
@@ -163,26 +152,24 @@ class Batches(Fixtures):
         assert set(committed.refused) == {(stale.number, stale.epoch)}
         assert await recorded(store) == ["charge:3"]
         assert await recorded(store, "other") == ["charge:1"]
-        run, ended = await store.run("thread", None), await store.run("other", None)
-        assert run is not None
-        assert ended is not None
-        assert (run.status, ended.status) == (RunStatus.RUNNING, RunStatus.SUCCESS)
+        statuses = (await row_of(store)).status, (await row_of(store, "other")).status
+        assert statuses == (RunStatus.RUNNING, RunStatus.SUCCESS)
 
     async def test_an_older_epoch_unrecords_and_finishes_nothing(self, store: Store) -> None:
         """Unrecords and finishes carry the fence too."""
         stale = await begin(store)
         current = await begin(store)
-        await write(store, checkpoints=[checkpoint(current.key)])
+        await record(store, current)
 
         committed = await write(
             store,
             unrecords=[Unrecord(stale.key, ("charge:1",))],
-            finishes=[release(stale.key, RunStatus.ERROR, unrecord=("charge:1",), error=b"{}")],
+            finishes=[failure(stale.key, unrecord=("charge:1",))],
         )
 
         assert set(committed.refused) == {(stale.number, stale.epoch)}
         assert await recorded(store) == ["charge:1"]
-        assert await store.run("thread", None) == current
+        assert await row_of(store) == current
 
     async def test_a_commit_tells_the_sequences_of_its_rows(self, store: Store) -> None:
         """Those under which they are read; 0 for one that was refused."""
@@ -208,7 +195,7 @@ class Batches(Fixtures):
         run = await begin(store)
         await store.delete("thread", OWNER)
 
-        committed = await write(store, checkpoints=[checkpoint(run.key)])
+        committed = await record(store, run)
 
         assert committed.refused == {(run.number, run.epoch): RunStatus.CANCELLED}
         assert await store.checkpoints("thread", None) == []
@@ -218,6 +205,4 @@ class Batches(Fixtures):
         run = await begin(store)
         await store.delete("thread", OWNER)
 
-        again = await begin(store)
-
-        assert again.number > run.number
+        assert (await begin(store)).number > run.number

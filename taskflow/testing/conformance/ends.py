@@ -1,4 +1,4 @@
-"""How runs end, and how what is recorded is dropped."""
+"""Ends: what a run's end writes, and what cancelling, forgetting and deleting drop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from taskflow.errors import ThreadBusy
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Unrecord
-from taskflow.stores.rows import RunKey
-from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
+from taskflow.stores.rows import RunRow
+from taskflow.testing.conformance.fixtures import OTHER_OWNER, Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,
     OWNER,
@@ -17,8 +17,12 @@ from taskflow.testing.rows import (
     begin,
     checkpoint,
     claim,
+    end,
+    failure,
+    record,
     recorded,
     release,
+    row_of,
     success,
     write,
 )
@@ -26,50 +30,39 @@ from taskflow.testing.rows import (
 __all__ = ("Ends",)
 
 
-async def family(store: Store) -> RunKey:
-    """Three generations of calls, and a stranger, in a run that has succeeded."""
+async def family(store: Store) -> RunRow:
+    """A run that has succeeded, of three generations of calls and an unrelated one."""
     run = await begin(store)
     parents = {"child": "parent", "parent": "grandparent", "grandparent": None, "stranger": None}
     rows = [checkpoint(run.key, name, parent_id=parent) for name, parent in parents.items()]
-    await write(store, checkpoints=rows, finishes=[success(run.key, b'"result"', saved=b'"saved"')])
-    return run.key
+    await write(store, checkpoints=rows)
+    return await end(store, run, result=b'"result"', saved=b'"saved"')
 
 
 class Ends(Fixtures):
-    """How runs end, and how what is recorded is dropped."""
-
-    # The end of a run.
+    """Finishes, ``cancel``, ``forget`` and ``delete``."""
 
     async def test_a_finish_records_the_outcome_and_lets_go(self, store: Store) -> None:
         """Status, result, saved value and time; nobody owns the run any more."""
         run = await begin(store)
 
-        await write(store, finishes=[success(run.key, b'"result"', saved=b'"saved"')])
+        ended = await end(store, run, result=b'"result"', saved=b'"saved"')
 
-        ended = await store.run("thread", None)
-        assert ended is not None
         assert (ended.status, ended.result, ended.saved) == ("success", b'"result"', b'"saved"')
         assert (ended.owner, ended.finished, ended.epoch) == (None, 3.0, run.epoch)
 
     async def test_a_released_run_is_running_without_an_owner(self, store: Store) -> None:
         """Anybody may continue it: it has not ended."""
-        run = await begin(store)
+        row = await end(store, await begin(store), release)
 
-        await write(store, finishes=[release(run.key)])
-
-        row = await store.run("thread", None)
-        assert row is not None
         assert (row.status, row.owner, row.finished) == (RunStatus.RUNNING, None, None)
 
     async def test_a_failed_run_keeps_what_did_not_end_it(self, store: Store) -> None:
         """The failures that ended it are un-recorded in the transaction that marks it failed."""
         run = await begin(store)
-        await write(store, checkpoints=[checkpoint(run.key, f"charge:{n}") for n in range(3)])
+        await record(store, run, "charge:0", "charge:1", "charge:2")
 
-        end = release(
-            run.key, RunStatus.ERROR, error=b"{}", unrecord=("charge:1", "never recorded")
-        )
-        await write(store, finishes=[end])
+        await end(store, run, failure, unrecord=("charge:1", "never recorded"))
 
         assert await recorded(store) == ["charge:0", "charge:2"]
 
@@ -82,31 +75,23 @@ class Ends(Fixtures):
 
         assert (await recorded(store, "one"), await recorded(store, "two")) == ([], ["charge:1"])
 
-    # Cancel, forget, delete.
-
-    async def test_cancel_ends_a_run_whoever_executes_it(
-        self, store: Store, neighbour: Neighbour
-    ) -> None:
+    async def test_cancel_ends_a_run_whoever_executes_it(self, store: Store, other: Store) -> None:
         """Its row as it was is returned; its epoch has moved on: its owner's writes are refused."""
         run = await begin(store)
 
-        async with neighbour("neighbour") as other:
-            assert await other.cancel("thread", 5.0) == run
+        assert await other.cancel("thread", 5.0) == run
 
-        row = await store.run("thread", None)
-        assert row is not None
+        row = await row_of(store)
         assert (row.status, row.owner, row.finished) == (RunStatus.CANCELLED, None, 5.0)
         committed = await write(store, finishes=[success(run.key)])
         assert committed.refused == {(run.number, run.epoch): RunStatus.CANCELLED}
 
     async def test_cancel_leaves_a_final_run_alone(self, store: Store) -> None:
         """A run that has succeeded is not cancelled; a thread without runs has none to cancel."""
-        run = await begin(store)
-        await write(store, finishes=[success(run.key)])
-        ended = await store.run("thread", None)
+        ended = await end(store, await begin(store))
 
         assert await store.cancel("thread", 5.0) == ended
-        assert await store.run("thread", None) == ended
+        assert await row_of(store) == ended
         assert await store.cancel("unknown", 5.0) is None
 
     async def test_forget_drops_a_call_and_those_it_was_made_by(self, store: Store) -> None:
@@ -119,25 +104,22 @@ class Ends(Fixtures):
 
     async def test_forget_reopens_the_latest_run(self, store: Store) -> None:
         """Its result is un-recorded with the call, and running it again continues that run."""
-        key = await family(store)
+        ended = await family(store)
 
         await store.forget("thread", "child", OWNER)
 
-        run = await store.run("thread", None)
-        assert run is not None
+        run = await row_of(store)
         assert (run.status, run.result, run.saved, run.finished) == ("running", None, None, None)
-        assert (await ask(store, claim())).row.run_id == key.run_id
+        assert (await ask(store, claim())).row.run_id == ended.run_id
 
     async def test_forget_reopens_no_older_run(self, store: Store) -> None:
         """A run that others came after keeps its result."""
-        key = await family(store)
-        second = await begin(store, input=OTHER_INPUT, new_run_id="second")
-        await write(store, finishes=[success(second.key)])
+        ended = await family(store)
+        await end(store, await begin(store, input=OTHER_INPUT, new_run_id="second"))
 
         await store.forget("thread", "stranger", OWNER)
 
-        older = await store.run("thread", key.run_id)
-        assert older is not None
+        older = await row_of(store, "thread", ended.run_id)
         assert (older.status, older.result) == ("success", b'"result"')
         assert "stranger" not in await recorded(store)
 
@@ -148,22 +130,18 @@ class Ends(Fixtures):
         assert not await store.forget("thread", "unknown", OWNER)
         assert not await store.forget("unknown", "child", OWNER)
 
-        run = await store.run("thread", None)
-        assert run is not None
-        assert run.status == "success"
+        assert (await row_of(store)).status == "success"
 
     async def test_forget_and_delete_keep_off_a_run_that_executes_elsewhere(
-        self, store: Store, neighbour: Neighbour
+        self, store: Store, other: Store
     ) -> None:
         """ThreadBusy, and nothing is dropped."""
-        run = await begin(store)
-        await write(store, checkpoints=[checkpoint(run.key)])
+        await record(store, await begin(store))
 
-        async with neighbour("neighbour") as other:
-            with pytest.raises(ThreadBusy):
-                await other.forget("thread", "charge:1", "neighbour")
-            with pytest.raises(ThreadBusy):
-                await other.delete("thread", "neighbour")
+        with pytest.raises(ThreadBusy):
+            await other.forget("thread", "charge:1", OTHER_OWNER)
+        with pytest.raises(ThreadBusy):
+            await other.delete("thread", OTHER_OWNER)
 
         assert await recorded(store) == ["charge:1"]
 
@@ -171,7 +149,8 @@ class Ends(Fixtures):
         """Its runs and its calls, and nothing of another thread."""
         for thread_id in ("thread", "thread 2"):
             run = await begin(store, thread_id)
-            await write(store, checkpoints=[checkpoint(run.key)], finishes=[success(run.key)])
+            await record(store, run)
+            await end(store, run)
 
         assert await store.delete("thread", OWNER)
 

@@ -1,32 +1,34 @@
-"""What the tests of the suite are given: an open store, and others on the same records."""
+"""The fixtures of the suite: an open store, and others on the same records."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import pytest
 
 from taskflow.stores.base import Store
 from taskflow.testing.rows import OWNER
 
-__all__ = ("Fixtures", "Neighbour")
+__all__ = ("OTHER_OWNER", "Fixtures", "Opens")
 
-Neighbour: TypeAlias = Callable[[str], AbstractAsyncContextManager[Store]]
+OTHER_OWNER: Final = "other-owner-of-the-tests"
+
+Opens: TypeAlias = Callable[[str], AbstractAsyncContextManager[Store]]
 
 
 class Fixtures:
-    """The fixtures that a subclass of the suite gives, and those made of them."""
+    """The fixture that a subclass of the suite defines, and those made of it."""
 
     pytestmark = pytest.mark.anyio
 
     @pytest.fixture
     def make_store(self) -> Callable[[], Store]:
-        """Override it: what is returned gives a store on the same records each time it is called.
+        """Override it: return a callable that gives a store on the same records at each call.
 
         As one process after another, or beside another, would open them; a new test begins without
-        any records. It may be one object, if that can be open for several owners at once.
+        any records. It may give one object, if that can be open for several owners at once.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no fixture make_store: see taskflow.testing.conformance"
@@ -38,18 +40,8 @@ class Fixtures:
         return "asyncio"
 
     @pytest.fixture
-    async def store(
-        self, make_store: Callable[[], Store], anyio_backend: object
-    ) -> AsyncIterator[Store]:
-        """A store that is open for the owner of the tests."""
-        store = make_store()
-        await store.open(OWNER)
-        yield store
-        await store.close(OWNER)
-
-    @pytest.fixture
-    def neighbour(self, make_store: Callable[[], Store]) -> Neighbour:
-        """Opens the same records once more, for another runtime."""
+    def opened(self, make_store: Callable[[], Store]) -> Opens:
+        """Opens the records for an owner, for as long as a block."""
 
         @asynccontextmanager
         async def open_store(owner: str) -> AsyncIterator[Store]:
@@ -61,3 +53,15 @@ class Fixtures:
                 await store.close(owner)
 
         return open_store
+
+    @pytest.fixture
+    async def store(self, opened: Opens, anyio_backend: object) -> AsyncIterator[Store]:
+        """A store that is open for OWNER."""
+        async with opened(OWNER) as store:
+            yield store
+
+    @pytest.fixture
+    async def other(self, opened: Opens, anyio_backend: object) -> AsyncIterator[Store]:
+        """The same records, open for OTHER_OWNER."""
+        async with opened(OTHER_OWNER) as store:
+            yield store

@@ -1,4 +1,4 @@
-"""What is recorded is replaced, copied and deleted."""
+"""Histories: what is recorded is replaced, copied, read as a snapshot, and pruned."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from msgspec import structs
 from taskflow.errors import RunNotFound, ThreadBusy, ThreadExists
 from taskflow.records import Pruned, RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.batches import Batch, Sent, Signal
 from taskflow.stores.checksums import run_checksum
 from taskflow.stores.pruning import Prune
 from taskflow.stores.rows import Checkpoint, RunRow
-from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
+from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,
     OWNER,
     ask,
     begin,
     cached,
-    checkpoint,
     claim,
+    end,
+    pause,
+    post,
+    record,
     recorded,
     release,
-    success,
+    row_of,
     write,
 )
 
@@ -38,16 +40,19 @@ def sealed(row: RunRow, checkpoint: Checkpoint) -> bool:
 async def nested(store: Store, thread_id: str = "thread") -> RunRow:
     """A run that has succeeded: ``inner`` was called by ``outer``; ``alone`` took a signal."""
     run = await begin(store, thread_id)
-    rows = [
-        checkpoint(run.key, "inner:1", parent_id="outer:1"),
-        checkpoint(run.key, "inner:1@", parent_id="outer:1", kind="wait", payload=b"1"),
-        checkpoint(run.key, "outer:1", kind="error", payload=b'"why"'),
-        checkpoint(run.key, "alone:1", signal="approve:1"),
-    ]
-    signal = Signal(thread_id, "approve:1", "approve", b"true", 1.0)
-    await store.commit(Batch([], [], [], [], [], [signal]))
-    await write(store, checkpoints=rows, finishes=[success(run.key)])
-    return run
+    await post(store, thread_id, name="approve")
+    await record(store, run, "inner:1", parent_id="outer:1")
+    await record(store, run, "inner:1@", parent_id="outer:1", kind="wait", payload=b"1")
+    await record(store, run, "outer:1", kind="error", payload=b'"why"')
+    await record(store, run, "alone:1", signal="approve:1")
+    return await end(store, run)
+
+
+async def large(store: Store, thread_id: str) -> RunRow:
+    """A run that has succeeded, of more calls than one step of a prune deletes."""
+    run = await begin(store, thread_id)
+    await record(store, run, *(f"charge:{number}" for number in range(700)))
+    return await end(store, run)
 
 
 async def pruned(store: Store, keep_last: int = 0, status: str = "success") -> Pruned:
@@ -59,7 +64,7 @@ async def pruned(store: Store, keep_last: int = 0, status: str = "success") -> P
 
 
 class Histories(Fixtures):
-    """What is recorded is replaced, copied and deleted."""
+    """``replace``, ``fork``, ``adopt``, ``snapshot`` and ``prune``."""
 
     async def test_replace_makes_a_result_and_drops_who_called(self, store: Store) -> None:
         """Of an error too; its run is open again, and the row fits its checksum."""
@@ -69,9 +74,8 @@ class Histories(Fixtures):
         assert await store.replace("thread", "inner:1", b"2")
 
         row = await store.checkpoint("thread", "inner:1")
-        run = await store.run("thread", None)
+        run = await row_of(store)
         assert row is not None
-        assert run is not None
         assert (row.checkpoint.kind, row.checkpoint.payload) == ("result", b"2")
         assert sealed(run, row.checkpoint)
         assert (run.status, run.result) == (RunStatus.RUNNING, None)
@@ -86,17 +90,14 @@ class Histories(Fixtures):
         assert (await begin(store)).status == RunStatus.SUCCESS
 
     async def test_replace_keeps_off_a_run_that_executes_here_or_elsewhere(
-        self, store: Store, neighbour: Neighbour
+        self, store: Store, other: Store
     ) -> None:
         """Whoever executes it may have used the result already."""
-        run = await begin(store)
-        await write(store, checkpoints=[checkpoint(run.key)])
+        await record(store, await begin(store))
 
-        with pytest.raises(ThreadBusy):
-            await store.replace("thread", "charge:1", b"2")
-        async with neighbour("other") as other:
+        for each in (store, other):
             with pytest.raises(ThreadBusy):
-                await other.replace("thread", "charge:1", b"2")
+                await each.replace("thread", "charge:1", b"2")
 
     async def test_a_fork_has_all_rows_of_a_run_with_their_own_checksums(
         self, store: Store
@@ -127,8 +128,7 @@ class Histories(Fixtures):
 
     async def test_a_fork_of_a_paused_run_is_not_due(self, store: Store) -> None:
         """It begins when it is run, not by itself."""
-        run = await begin(store)
-        await write(store, finishes=[release(run.key, RunStatus.PAUSED, waits=b"[]", due=1.0)])
+        await end(store, await begin(store), pause, due=1.0)
 
         made = await store.fork("thread", None, "copy", [])
 
@@ -173,10 +173,8 @@ class Histories(Fixtures):
     async def test_prune_deletes_runs_with_their_rows(self, store: Store) -> None:
         """Of every thread, whatever the number of rows; others are left alone."""
         for thread_id in ("one", "two"):
-            run = await begin(store, thread_id)
-            rows = [checkpoint(run.key, f"charge:{number}") for number in range(700)]
-            await write(store, checkpoints=rows, finishes=[success(run.key)])
-        await write(store, checkpoints=[checkpoint((await begin(store)).key)])
+            await large(store, thread_id)
+        await record(store, await begin(store))
 
         assert await pruned(store) == Pruned(2, 1400)
 
@@ -190,11 +188,7 @@ class Histories(Fixtures):
         assert await pruned(store) == Pruned(1, 5)
 
         await begin(store)
-        signal = Signal("thread", "approve:1", "approve", b"true", 1.0)
-        (sent,) = (await store.commit(Batch([], [], [], [], [], [signal]))).signals
-
-        assert isinstance(sent, Sent)
-        assert sent.is_new
+        assert (await post(store, name="approve")).is_new
 
     async def test_prune_deletes_shared_results_that_have_expired(self, store: Store) -> None:
         """Those that nobody would be given any more."""
@@ -209,9 +203,7 @@ class Histories(Fixtures):
     async def test_prune_leaves_a_thread_that_was_gone_on_with(self, store: Store) -> None:
         """A run that begins between two steps is given what the run before it had saved."""
         for thread_id in ("one", "two"):
-            run = await begin(store, thread_id)
-            rows = [checkpoint(run.key, f"charge:{number}") for number in range(700)]
-            await write(store, checkpoints=rows, finishes=[success(run.key)])
+            await large(store, thread_id)
 
         later: RunRow | None = None
         async for _ in store.prune(Prune(("success",), 100.0, 0, 100.0)):
@@ -219,6 +211,6 @@ class Histories(Fixtures):
                 later = await begin(store, "two", input=OTHER_INPUT, new_run_id="later")
 
         assert later is not None
-        await write(store, finishes=[release(later.key)])
+        await end(store, later, release)
         again = await ask(store, claim("two", input=OTHER_INPUT))
         assert (again.row.run_id, again.previous) == ("later", b'"done"')

@@ -1,4 +1,4 @@
-"""More than one runtime on the same records, and those that die."""
+"""Owners: several runtimes on the same records, commits at once, and take-overs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import anyio
 import pytest
 
 from taskflow.errors import ThreadBusy
-from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.batches import Claimed, Unrecord
+from taskflow.stores.batches import Claimed, Finish, Unrecord
 from taskflow.stores.rows import RunRow
-from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
+from taskflow.testing.conformance.fixtures import OTHER_OWNER, Fixtures, Opens
 from taskflow.testing.rows import (
     OWNER,
     ask,
@@ -20,9 +19,14 @@ from taskflow.testing.rows import (
     cached,
     checkpoint,
     claim,
+    end,
+    failure,
+    pause,
     post,
+    record,
     recorded,
     release,
+    row_of,
     write,
 )
 
@@ -30,9 +34,7 @@ __all__ = ("Owners",)
 
 
 class Owners(Fixtures):
-    """More than one runtime on the same records, and those that die."""
-
-    # Cancellation, and more than one runtime.
+    """Opening and closing, commits and claims of two owners at once, and counted take-overs."""
 
     async def test_a_cancelled_commit_is_whole_or_was_never_begun(self, store: Store) -> None:
         """Cancelling may cancel the wait, never half of a write; the store goes on."""
@@ -40,53 +42,44 @@ class Owners(Fixtures):
         ids = [f"charge:{number}" for number in range(500)]
 
         with anyio.move_on_after(0):
-            await write(store, checkpoints=[checkpoint(run.key, task_id) for task_id in ids])
+            await record(store, run, *ids)
 
         assert await recorded(store) in ([], ids)
-        await write(store, checkpoints=[checkpoint(run.key, "after")])
+        await record(store, run, "after")
         assert (await recorded(store))[-1] == "after"
 
     @pytest.mark.parametrize("first_to_close", ["one", "two"])
     async def test_the_owners_of_a_store_are_gone_one_by_one(
-        self, make_store: Callable[[], Store], first_to_close: str
+        self, make_store: Callable[[], Store], opened: Opens, first_to_close: str
     ) -> None:
         """Closing one runtime gives up its own runs, and no one else's."""
-        stores = {owner: make_store() for owner in ("one", "two", "watcher")}
+        stores = {owner: make_store() for owner in ("one", "two")}
         for owner, store in stores.items():
             await store.open(owner)
-            if owner != "watcher":
-                await begin(store, owner, owner=owner)
-        watcher = stores.pop("watcher")
+            await begin(store, owner, owner=owner)
 
-        await stores.pop(first_to_close).close(first_to_close)
+        async with opened("watcher") as watcher:
+            await stores.pop(first_to_close).close(first_to_close)
 
-        assert (await begin(watcher, first_to_close, owner="watcher")).epoch == 2
-        (left,) = stores
-        with pytest.raises(ThreadBusy):
-            await begin(watcher, left, owner="watcher")
-        await stores[left].close(left)
-        await watcher.close("watcher")
+            assert (await begin(watcher, first_to_close, owner="watcher")).epoch == 2
+            ((left, store),) = stores.items()
+            with pytest.raises(ThreadBusy):
+                await begin(watcher, left, owner="watcher")
+            await store.close(left)
 
-    async def test_the_next_process_finds_what_was_committed(
-        self, make_store: Callable[[], Store]
-    ) -> None:
+    async def test_the_next_process_finds_what_was_committed(self, opened: Opens) -> None:
         """Everything: runs, calls, signals, shared results."""
-        store = make_store()
-        await store.open("first")
-        run = await begin(store, owner="first")
-        await write(store, checkpoints=[checkpoint(run.key)], cached=[cached()])
-        await post(store)
-        row = await store.run("thread", None)
-        await store.close("first")
+        async with opened("first") as store:
+            run = await begin(store, owner="first")
+            await write(store, checkpoints=[checkpoint(run.key)], cached=[cached()])
+            await post(store)
+            row = await row_of(store)
 
-        store = make_store()
-        await store.open("second")
-
-        assert await store.run("thread", None) == row
-        assert await recorded(store) == ["charge:1", "x:1"]
-        assert [each.name for each in await store.signals("thread", run.run_id, 0)] == ["x"]
-        assert list(await store.cached("charge", ["key"], 0.0)) == [cached()]
-        await store.close("second")
+        async with opened("second") as store:
+            assert await row_of(store) == row
+            assert await recorded(store) == ["charge:1", "x:1"]
+            assert [each.name for each in await store.signals("thread", run.run_id, 0)] == ["x"]
+            assert list(await store.cached("charge", ["key"], 0.0)) == [cached()]
 
     async def test_only_the_owner_that_has_opened_it_closes_it(self, store: Store) -> None:
         """Somebody who was refused, and tidies up, takes it from nobody."""
@@ -111,7 +104,7 @@ class Owners(Fixtures):
         await store.close(OWNER)
 
     async def test_of_two_claims_at_once_one_has_the_thread(
-        self, store: Store, neighbour: Neighbour
+        self, store: Store, other: Store
     ) -> None:
         """Made by two runtimes in the same moment, for twenty threads."""
         threads = [f"thread {number}" for number in range(20)]
@@ -122,33 +115,31 @@ class Owners(Fixtures):
                 committed = await write(asking, claims=[claim(thread_id, owner=owner)])
                 answers.extend(committed.claims)
 
-        async with neighbour("neighbour") as other, anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group:
             group.start_soon(ask_for_all, store, OWNER)
-            group.start_soon(ask_for_all, other, "neighbour")
+            group.start_soon(ask_for_all, other, OTHER_OWNER)
 
         granted = [each.row.thread_id for each in answers if isinstance(each, Claimed)]
         assert sorted(granted) == sorted(threads)
         assert len([each for each in answers if isinstance(each, ThreadBusy)]) == len(threads)
 
     async def test_what_two_runtimes_commit_at_once_is_all_there(
-        self, store: Store, neighbour: Neighbour
+        self, store: Store, other: Store
     ) -> None:
         """Each row once, under a sequence of its own, in the order of its runtime."""
-
-        async def record(recording: Store, run: RunRow) -> None:
-            for number in range(50):
-                await write(recording, checkpoints=[checkpoint(run.key, f"charge:{number}")])
-
-        async with neighbour("neighbour") as other, anyio.create_task_group() as group:
-            group.start_soon(record, store, await begin(store, "one"))
-            group.start_soon(record, other, await begin(other, "two", owner="neighbour"))
-
         expected = [f"charge:{number}" for number in range(50)]
+
+        async def record_all(recording: Store, run: RunRow) -> None:
+            for task_id in expected:
+                await record(recording, run, task_id)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(record_all, store, await begin(store, "one"))
+            group.start_soon(record_all, other, await begin(other, "two", owner=OTHER_OWNER))
+
         rows = [*await store.checkpoints("one", None), *await store.checkpoints("two", None)]
         assert await recorded(store, "one") == await recorded(store, "two") == expected
         assert len({row.sequence for row in rows}) == 100
-
-    # Taking over.
 
     async def test_a_take_over_is_counted_as_long_as_nothing_is_recorded(
         self, store: Store
@@ -160,26 +151,23 @@ class Owners(Fixtures):
             if progress == "signal":
                 await post(store)
             elif progress is not None:
-                kind = "result" if progress == "row" else "wait"
-                await write(store, checkpoints=[checkpoint(run.key, progress, kind=kind)])
+                await record(store, run, progress, kind="result" if progress == "row" else "wait")
             run = await begin(store, takes_over=True, epoch=run.epoch)
             counts.append(run.takeovers)
 
         assert counts == [1, 2, 3, 1, 2, 1, 2]
 
-    @pytest.mark.parametrize("end", ["release", "pause", "error"])
+    @pytest.mark.parametrize("finish", [release, pause, failure])
     async def test_whoever_ends_or_asks_for_a_run_begins_the_count_anew(
-        self, store: Store, end: str
+        self, store: Store, finish: Callable[..., Finish]
     ) -> None:
         """Take-overs are counted from owners that died."""
         run = await begin(store)
         for _ in range(3):
             run = await begin(store, takes_over=True, epoch=run.epoch)
         assert run.takeovers == 3
-        status = {"release": RunStatus.RUNNING, "pause": RunStatus.PAUSED}.get(end, RunStatus.ERROR)
-        await write(store, finishes=[release(run.key, status)])
-        run = await begin(store, takes_over=True)
-        assert run.takeovers == 1
+        await end(store, run, finish)
+        assert (await begin(store, takes_over=True)).takeovers == 1
         assert (await begin(store)).takeovers == 0
 
     async def test_two_that_take_over_one_run_are_one(self, store: Store) -> None:
@@ -190,31 +178,20 @@ class Owners(Fixtures):
             await ask(store, claim(run_id=run.run_id, takes_over=True, epoch=run.epoch))
 
         run = await begin(store)
-        first, second = (
-            await write(
-                store,
-                claims=[
-                    claim(run_id=run.run_id, epoch=run.epoch, takes_over=True),
-                    claim(run_id=run.run_id, epoch=run.epoch, takes_over=True),
-                ],
-            )
-        ).claims
-        assert not isinstance(first, Exception)
+        taking_over = claim(run_id=run.run_id, epoch=run.epoch, takes_over=True)
+        first, second = (await write(store, claims=[taking_over, taking_over])).claims
+        assert isinstance(first, Claimed)
         assert isinstance(second, ThreadBusy)
 
     async def test_a_deadline_goes_with_its_call(self, store: Store) -> None:
         """Whatever drops the call drops its deadline; a deadline is loaded, and is no call."""
         run = await begin(store)
-        rows = [
-            checkpoint(run.key, f"{name}{suffix}", kind="wait" if suffix else "result")
-            for name in ("a:1", "b:1")
-            for suffix in ("", "@")
-        ]
-        await write(store, checkpoints=rows)
+        await record(store, run, "a:1", "b:1")
+        await record(store, run, "a:1@", "b:1@", kind="wait")
         assert [row.kind for row in await store.load(run, 0, 10)].count("wait") == 2
         await write(store, unrecords=[Unrecord(run.key, ("a:1",))])
         assert await recorded(store) == ["b:1", "b:1@"]
-        await write(store, finishes=[release(run.key)])
+        await end(store, run, release)
         await store.forget("thread", "b:1", OWNER)
 
         assert await recorded(store) == []

@@ -1,13 +1,12 @@
-"""Runs that wait, and which of them are due."""
+"""Pauses: runs that wait, and which of them are due."""
 
 from __future__ import annotations
 
 import pytest
 
-from taskflow.records import RunStatus
 from taskflow.stores.base import BLOCK_RUN_ID, Store
-from taskflow.stores.batches import Batch, Signal, Unrecord
-from taskflow.testing.conformance.fixtures import Fixtures, Neighbour
+from taskflow.stores.batches import Unrecord
+from taskflow.testing.conformance.fixtures import Fixtures, Opens
 from taskflow.testing.rows import (
     OTHER_INPUT,
     OWNER,
@@ -16,10 +15,15 @@ from taskflow.testing.rows import (
     checkpoint,
     claim,
     due,
+    end,
+    failure,
     pause,
     post,
+    record,
     recorded,
     release,
+    row_of,
+    signal,
     success,
     taking,
     write,
@@ -29,33 +33,28 @@ __all__ = ("Pauses",)
 
 
 class Pauses(Fixtures):
-    """Runs that wait, and which of them are due."""
+    """Pausing, and what `Store.recoverable` and `Store.unknown_workflows` list."""
 
     async def test_a_paused_run_is_nobodys_and_keeps_what_it_waits_for(self, store: Store) -> None:
         """Its waits and the time at which the first is over; a claim ends both."""
         run = await begin(store)
-        finish = release(run.key, RunStatus.PAUSED, waits=b'[{"name":"x"}]', due=77.5)
-        await write(store, checkpoints=[checkpoint(run.key)], finishes=[finish])
+        await record(store, run)
 
-        row = await store.run("thread", None)
-        assert row is not None
-        assert (row.status, row.owner, row.waits, row.due) == (
-            "paused",
-            None,
-            b'[{"name":"x"}]',
-            77.5,
-        )
+        row = await end(store, run, pause, waits=b'[{"name":"x"}]', due=77.5)
+
+        assert (row.status, row.owner) == ("paused", None)
+        assert (row.waits, row.due) == (b'[{"name":"x"}]', 77.5)
         assert [each.number for each in await store.runs("paused", None, None, 10)] == [run.number]
         claimed = await ask(store, claim())
         assert (claimed.waits, claimed.is_new) == (b'[{"name":"x"}]', False)
         assert claimed.row.epoch > run.epoch
         assert (claimed.row.status, claimed.row.waits, claimed.row.due) == ("running", None, None)
-        assert await store.run("thread", None) == claimed.row
+        assert await row_of(store) == claimed.row
 
     async def test_who_has_paused_a_run_writes_nothing_more(self, store: Store) -> None:
         """Its epoch is the same, but nothing executes: checkpoints and finishes are refused."""
         run = await begin(store)
-        await write(store, finishes=[pause(run.key)])
+        await end(store, run, pause)
 
         for late in (
             await write(store, checkpoints=[checkpoint(run.key)]),
@@ -64,31 +63,25 @@ class Pauses(Fixtures):
             await write(store, unrecords=[Unrecord(run.key, ("charge:1",))]),
         ):
             assert late.refused == {(run.number, run.epoch): "paused"}
-        row = await store.run("thread", None)
-        assert row is not None
-        assert row.status == "paused"
+        assert (await row_of(store)).status == "paused"
         assert await recorded(store) == []
 
     async def test_a_paused_run_is_due_at_its_time(self, store: Store) -> None:
         """The most urgent first; without a time it never is."""
         for thread_id, at in (("late", 30.0), ("never", None), ("early", 10.0), ("soon", 20.0)):
-            run = await begin(store, thread_id)
-            await write(store, finishes=[pause(run.key, at)])
+            await end(store, await begin(store, thread_id), pause, due=at)
 
         assert await due(store, 9.9) == []
         assert await due(store, 10.0) == ["early"]
         assert await due(store) == ["early", "soon", "late"]
-        assert [row.thread_id for row in await store.recoverable(1e9, ["fulfil"], 2)] == [
-            "early",
-            "soon",
-        ]
+        first_two = await store.recoverable(1e9, ["fulfil"], 2)
+        assert [row.thread_id for row in first_two] == ["early", "soon"]
 
     async def test_a_paused_run_that_gets_a_signal_is_due_at_once(self, store: Store) -> None:
         """Before those whose time has come."""
-        for thread_id in ("timer", "signal", "none"):
-            run = await begin(store, thread_id)
-            await write(store, finishes=[pause(run.key, 3.0 if thread_id == "timer" else None)])
-        await post(store, thread_id="signal")
+        for thread_id, at in (("timer", 3.0), ("signal", None), ("none", None)):
+            await end(store, await begin(store, thread_id), pause, due=at)
+        await post(store, "signal")
 
         assert await due(store, 0.0) == ["signal"]
         assert await due(store) == ["signal", "timer"]
@@ -97,30 +90,26 @@ class Pauses(Fixtures):
         self, store: Store
     ) -> None:
         """Sent before the pause, in its batch, or known: only the last is not due."""
-        for thread_id in ("unknown", "same batch", "known", "taken"):
+        run = await begin(store, "same batch")
+        await write(store, finishes=[pause(run.key)], signals=[signal("same batch")])
+        for thread_id in ("unknown", "known", "taken"):
             run = await begin(store, thread_id)
-            if thread_id == "same batch":
-                signal = Signal(thread_id, "x:1", "x", b"1", 5.0)
-                await store.commit(Batch([], [], [], [pause(run.key)], [], [signal]))
-                continue
-            sent = await post(store, thread_id=thread_id)
+            sent = await post(store, thread_id)
             if thread_id == "taken":
                 await write(store, checkpoints=[taking(run.key, "x:1")])
-            last = 0 if thread_id == "unknown" else sent.sequence
-            await write(store, finishes=[pause(run.key, last_signal=last)])
+            known = 0 if thread_id == "unknown" else sent.sequence
+            await end(store, run, pause, last_signal=known)
 
         assert sorted(await due(store)) == ["same batch", "unknown"]
 
     async def test_a_signal_for_a_run_that_executes_or_has_failed_makes_nothing_due(
-        self,
-        store: Store,
+        self, store: Store
     ) -> None:
         """The one hears of it, the other is continued by whoever runs it again."""
         await begin(store, "executes")
-        failed = await begin(store, "failed")
-        await write(store, finishes=[release(failed.key, RunStatus.ERROR, error=b"{}")])
+        await end(store, await begin(store, "failed"), failure)
         for thread_id in ("executes", "failed"):
-            await post(store, thread_id=thread_id)
+            await post(store, thread_id)
 
         assert await due(store) == []
 
@@ -128,7 +117,7 @@ class Pauses(Fixtures):
     async def test_a_run_that_was_due_is_so_no_more(self, store: Store, how: str) -> None:
         """When it was claimed, cancelled, superseded or deleted."""
         run = await begin(store)
-        await write(store, finishes=[pause(run.key, 1.0)])
+        await end(store, run, pause, due=1.0)
         assert await due(store) == ["thread"]
         if how == "claim":
             await begin(store)
@@ -148,10 +137,9 @@ class Pauses(Fixtures):
     ) -> None:
         """Blocks are nobody's to recover."""
         for workflow in ("fulfil", "refund", "restock"):
-            run = await begin(store, workflow, workflow=workflow)
-            await write(store, finishes=[pause(run.key, 1.0)])
+            await end(store, await begin(store, workflow, workflow=workflow), pause, due=1.0)
         block = await begin(store, "block", run_id=BLOCK_RUN_ID, workflow="")
-        await write(store, finishes=[release(block.key, due=0.0)])
+        await end(store, block, release, due=0.0)
 
         rows = await store.recoverable(9.0, ["refund", "unheard"], 10)
         assert [row.thread_id for row in rows] == ["refund"]
@@ -160,13 +148,12 @@ class Pauses(Fixtures):
         assert await store.recoverable(9.0, [], 10) == []
 
     async def test_what_a_gone_owner_executed_is_recovered(
-        self, store: Store, neighbour: Neighbour
+        self, store: Store, opened: Opens
     ) -> None:
         """From the moment at which it is gone; that of a living one is not."""
-        async with neighbour("other") as other:
+        async with opened("other") as other:
             await begin(other, "orphan", owner="other")
-            released = await begin(other, "released", owner="other")
-            await write(other, finishes=[release(released.key)])
+            await end(other, await begin(other, "released", owner="other"), release)
             await begin(store, "mine")
             assert await due(store) == []
             assert list(await store.unknown_workflows(1e9, [])) == []

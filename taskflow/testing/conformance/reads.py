@@ -1,31 +1,32 @@
-"""What is read, and the results that threads share."""
+"""Reads: runs and checkpoints in pages and by filters, and the results that threads share."""
 
 from __future__ import annotations
 
 from taskflow.stores.base import Store
 from taskflow.testing.conformance.fixtures import Fixtures
-from taskflow.testing.rows import OTHER_INPUT, begin, cached, checkpoint, recorded, success, write
+from taskflow.testing.rows import (
+    OTHER_INPUT,
+    begin,
+    cached,
+    end,
+    record,
+    recorded,
+    write,
+)
 
 __all__ = ("Reads",)
 
 
 class Reads(Fixtures):
-    """What is read, and the results that threads share."""
-
-    # Reading.
+    """``load``, ``run``, ``latest``, ``runs``, ``cached`` and ``clear_cache``."""
 
     async def test_load_gives_a_run_in_pages(self, store: Store) -> None:
         """At most ``limit`` checkpoints above ``after``, in commit order, of that run alone."""
         other = await begin(store, "other")
         run = await begin(store)
         for number in range(5):
-            await write(
-                store,
-                checkpoints=[
-                    checkpoint(run.key, f"charge:{number}"),
-                    checkpoint(other.key, f"charge:{number}"),
-                ],
-            )
+            await record(store, run, f"charge:{number}")
+            await record(store, other, f"charge:{number}")
 
         pages: list[list[str]] = []
         after = 0
@@ -38,11 +39,10 @@ class Reads(Fixtures):
     async def test_load_leaves_out_other_runs_of_the_thread(self, store: Store) -> None:
         """What an earlier run recorded belongs to it."""
         first = await begin(store)
-        await write(
-            store, checkpoints=[checkpoint(first.key, "old")], finishes=[success(first.key)]
-        )
+        await record(store, first, "old")
+        await end(store, first)
         second = await begin(store, input=OTHER_INPUT, new_run_id="second")
-        await write(store, checkpoints=[checkpoint(second.key, "new")])
+        await record(store, second, "new")
 
         assert [row.task_id for row in await store.load(second, 0, 10)] == ["new"]
         assert await recorded(store) == ["old", "new"]
@@ -51,8 +51,7 @@ class Reads(Fixtures):
 
     async def test_a_run_is_found_by_thread_and_by_id(self, store: Store) -> None:
         """The latest where no id is given; None where there is none."""
-        first = await begin(store, new_run_id="first")
-        await write(store, finishes=[success(first.key)])
+        await end(store, await begin(store, new_run_id="first"))
         await begin(store, input=OTHER_INPUT, new_run_id="second")
 
         rows = [await store.run("thread", run_id) for run_id in (None, "first", "second")]
@@ -63,11 +62,9 @@ class Reads(Fixtures):
 
     async def test_the_latest_runs_of_many_threads_are_read_at_once(self, store: Store) -> None:
         """One row for each thread that has a run, as it is now; none for the others."""
-        first = await begin(store, "a", new_run_id="first")
-        await write(store, finishes=[success(first.key)])
+        await end(store, await begin(store, "a", new_run_id="first"))
         await begin(store, "a", input=OTHER_INPUT, new_run_id="second")
-        ended = await begin(store, "b", new_run_id="only")
-        await write(store, finishes=[success(ended.key)])
+        await end(store, await begin(store, "b", new_run_id="only"))
         await begin(store, "c")
 
         rows = {row.thread_id: row for row in await store.latest(["a", "b", "unknown"])}
@@ -93,7 +90,7 @@ class Reads(Fixtures):
         for thread_id, workflow in (("a", "fulfil"), ("b", "refund"), ("c", "fulfil")):
             run = await begin(store, thread_id, workflow=workflow)
             if thread_id != "c":
-                await write(store, finishes=[success(run.key)])
+                await end(store, run)
 
         async def threads(status: str | None, workflow: str | None) -> list[str]:
             return [run.thread_id for run in await store.runs(status, workflow, None, 10)]
@@ -102,8 +99,6 @@ class Reads(Fixtures):
         assert await threads(None, "fulfil") == ["c", "a"]
         assert await threads("success", "fulfil") == ["a"]
         assert await threads("paused", None) == []
-
-    # Shared results.
 
     async def test_a_shared_result_is_found_by_task_and_key(self, store: Store) -> None:
         """And by nothing else."""

@@ -1,14 +1,13 @@
-"""What is sent to a run, once, and taken by one call."""
+"""Signals: each is sent to a run once, and taken by one call."""
 
 from __future__ import annotations
 
 import pytest
-from msgspec import structs
 
 from taskflow.errors import RunNotFound, StoreError
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.batches import Batch, Sent, Signal, Unrecord
+from taskflow.stores.batches import Claimed, Sent, Unrecord
 from taskflow.stores.checksums import run_checksum
 from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
@@ -18,10 +17,13 @@ from taskflow.testing.rows import (
     begin,
     checkpoint,
     claim,
+    end,
+    failure,
     pause,
     post,
     recorded,
     release,
+    signal,
     success,
     taking,
     write,
@@ -31,21 +33,20 @@ __all__ = ("Signals",)
 
 
 class Signals(Fixtures):
-    """What is sent to a run, once, and taken by one call."""
+    """Sending, taking, dropping and listing signals."""
 
     async def test_a_signal_goes_to_the_unfinished_run(self, store: Store) -> None:
         """It is given back as it was sent, with its sequence and that of the one before it."""
         run = await begin(store)
-        first = await post(store, number=1, payload=b'{"a":"\\u0000"}', now=7.5)
-        second = await post(store, "y", number=2)
+        first = await post(store, payload=b'{"a":"\\u0000"}', now=7.5)
+        second = await post(store, name="y", number=2)
 
         assert (first.run_id, first.workflow, first.is_new) == (run.run_id, "fulfil", True)
         assert (first.previous, second.previous) == (0, first.sequence)
         one, two = await store.signals("thread", run.run_id, 0)
         assert (one.sequence, one.task_id, one.name) == (first.sequence, "x:1", "x")
         assert (one.payload, one.sent) == (b'{"a":"\\u0000"}', 7.5)
-        seed = run_checksum("thread", run.run_id)
-        assert one.is_sound(seed)
+        assert one.is_sound(run_checksum("thread", run.run_id))
         assert two.name == "y"
         assert list(await store.signals("thread", run.run_id, first.sequence)) == [two]
         assert await store.signals("thread", "other run", 0) == []
@@ -54,8 +55,7 @@ class Signals(Fixtures):
         """No thread, a finished run, a cancelled one: RunNotFound, and nothing is written."""
         with pytest.raises(RunNotFound):
             await post(store)
-        run = await begin(store)
-        await write(store, finishes=[success(run.key)])
+        await end(store, await begin(store))
         with pytest.raises(RunNotFound):
             await post(store)
         await begin(store, input=OTHER_INPUT, new_run_id="second")
@@ -71,7 +71,7 @@ class Signals(Fixtures):
         """Owned, released, paused or failed."""
         run = await begin(store)
         assert (await post(store, number=1)).is_new
-        await write(store, finishes=[release(run.key, RunStatus(status))])
+        await end(store, run, release, status=RunStatus(status))
         assert (await post(store, number=2)).is_new
         assert len(await store.signals("thread", run.run_id, 0)) == 2
 
@@ -80,50 +80,43 @@ class Signals(Fixtures):
     ) -> None:
         """It is answered by the exception, as a claim is."""
         run = await begin(store)
-        lost = Signal("unknown", "x:1", "x", b"1", 5.0)
-        kept = Signal("thread", "x:2", "x", b"2", 5.0)
 
-        committed = await store.commit(
-            Batch([checkpoint(run.key)], [], [], [], [claim("new")], [lost, kept])
+        committed = await write(
+            store,
+            checkpoints=[checkpoint(run.key)],
+            claims=[claim("new")],
+            signals=[signal("unknown"), signal(number=2)],
         )
 
         assert [type(each) for each in committed.signals] == [RunNotFound, Sent]
-        assert not isinstance(committed.claims[0], Exception)
+        assert isinstance(committed.claims[0], Claimed)
         assert await recorded(store) == ["charge:1", "x:2"]
 
     async def test_a_signal_reaches_a_run_that_begins_in_its_batch(self, store: Store) -> None:
         """Signals are applied last: after the end of one run and the beginning of the next."""
         run = await begin(store)
 
-        committed = await store.commit(
-            Batch(
-                [],
-                [],
-                [],
-                [success(run.key)],
-                [claim(input=OTHER_INPUT, new_run_id="next")],
-                [Signal("thread", "x:1", "x", b"1", 5.0)],
-            )
+        committed = await write(
+            store,
+            finishes=[success(run.key)],
+            claims=[claim(input=OTHER_INPUT, new_run_id="next")],
+            signals=[signal()],
         )
 
         (sent,) = committed.signals
-        assert not isinstance(sent, Exception)
+        assert isinstance(sent, Sent)
         assert sent.run_id == "next"
 
     async def test_a_signal_that_was_sent_before_is_not_written_again(self, store: Store) -> None:
         """Once for an id: in one batch, in the next, when it was taken, when its run has ended."""
         run = await begin(store)
-        signal = Signal("thread", "x:1", "x", b"1", 5.0)
-        committed = await store.commit(
-            Batch([], [], [], [], [], [signal, structs.replace(signal, payload=b"2")])
-        )
-        first, again = committed.signals
-        assert not isinstance(first, Exception)
-        assert not isinstance(again, Exception)
+        first, again = (await write(store, signals=[signal(), signal(payload=b"2")])).signals
+        assert isinstance(first, Sent)
+        assert isinstance(again, Sent)
         assert (first.is_new, again.is_new, again.run_id) == (True, False, run.run_id)
         await write(store, checkpoints=[taking(run.key, "x:1")])
         assert not (await post(store, payload=b"3")).is_new
-        await write(store, finishes=[success(run.key)])
+        await end(store, run)
         assert not (await post(store)).is_new
         await begin(store, input=OTHER_INPUT, new_run_id="next")
         assert not (await post(store)).is_new
@@ -131,20 +124,19 @@ class Signals(Fixtures):
         assert await store.signals("thread", "next", 0) == []
         assert await recorded(store) == ["x:1", "receive:1"]
         await begin(store, "other thread")
-        assert (await post(store, thread_id="other thread")).is_new
+        assert (await post(store, "other thread")).is_new
 
     async def test_a_signal_is_taken_by_one_call(self, store: Store) -> None:
         """(thread_id, signal) is unique: a second one is a row at fault, in one batch and later."""
         run = await begin(store)
         await post(store)
+        one, other = taking(run.key, "x:1", "a"), taking(run.key, "x:1", "b")
         with pytest.raises(StoreError) as caught:
-            await write(
-                store, checkpoints=[taking(run.key, "x:1", "a"), taking(run.key, "x:1", "b")]
-            )
+            await write(store, checkpoints=[one, other])
         assert caught.value.row_at_fault
-        await write(store, checkpoints=[taking(run.key, "x:1", "a")])
+        await write(store, checkpoints=[one])
         with pytest.raises(StoreError) as caught:
-            await write(store, checkpoints=[taking(run.key, "x:1", "b")])
+            await write(store, checkpoints=[other])
 
         assert caught.value.row_at_fault
         assert await recorded(store) == ["x:1", "a"]
@@ -157,13 +149,12 @@ class Signals(Fixtures):
         await post(store)
         await write(store, checkpoints=[taking(run.key, "x:1")])
         if how == "forget":
-            await write(store, finishes=[release(run.key)])
+            await end(store, run, release)
             assert await store.forget("thread", "receive:1", OWNER)
         elif how == "unrecord":
             await write(store, unrecords=[Unrecord(run.key, ("receive:1",))])
         else:
-            failed = release(run.key, RunStatus.ERROR, unrecord=("receive:1",))
-            await write(store, finishes=[failed])
+            await end(store, run, failure, unrecord=("receive:1",))
 
         assert [each.task_id for each in await store.signals("thread", run.run_id, 0)] == ["x:1"]
         again = await ask(store, claim())
@@ -175,7 +166,7 @@ class Signals(Fixtures):
         run = await begin(store)
         *_, last = [await post(store, number=number) for number in range(4)]
         await write(store, checkpoints=[taking(run.key, "x:3", "a"), taking(run.key, "x:0", "b")])
-        await write(store, finishes=[pause(run.key, last_signal=last.sequence)])
+        await end(store, run, pause, last_signal=last.sequence)
 
         claimed = await ask(store, claim())
 
@@ -186,28 +177,28 @@ class Signals(Fixtures):
 
     async def test_news_are_the_signals_of_all_threads(self, store: Store) -> None:
         """In the order of their commits, from a sequence on; the latest alone without one."""
-        assert await store.news(None) == []
-        assert await store.news(0) == []
+
+        async def news(after: int | None) -> list[tuple[int, str]]:
+            return [(sequence, thread_id) for sequence, thread_id in await store.news(after)]
+
+        assert await news(None) == await news(0) == []
         for thread_id in ("a", "b"):
             await begin(store, thread_id)
-        sent = [await post(store, number=n, thread_id="ab"[n % 2]) for n in range(3)]
-        sequences = [each.sequence for each in sent]
+        sent = [await post(store, "aba"[number], number) for number in range(3)]
+        first, second, third = (each.sequence for each in sent)
 
-        assert sequences == sorted(set(sequences))
-        assert [*map(tuple, await store.news(None))] == [(sequences[2], "a")]
-        assert [*map(tuple, await store.news(sequences[0]))] == [
-            (sequences[1], "b"),
-            (sequences[2], "a"),
-        ]
-        assert await store.news(sequences[2]) == []
+        assert first < second < third
+        assert await news(None) == [(third, "a")]
+        assert await news(first) == [(second, "b"), (third, "a")]
+        assert await news(third) == []
         await store.delete("a", OWNER)
-        assert [*map(tuple, await store.news(0))] == [(sequences[1], "b")]
+        assert await news(0) == [(second, "b")]
 
     async def test_delete_drops_signals_too(self, store: Store) -> None:
         """A thread that begins anew has none, and takes those that repeat an id."""
         run = await begin(store)
         await post(store)
-        await write(store, finishes=[release(run.key)])
+        await end(store, run, release)
         await store.delete("thread", OWNER)
         run = await begin(store)
 
