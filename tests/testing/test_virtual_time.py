@@ -224,6 +224,18 @@ async def test_time_passes_again_afterwards_and_does_not_go_back() -> None:
     assert inside <= first < anyio.current_time() < inside + 100
 
 
+@pytest.mark.parametrize("place", ["memory-asyncio", "memory-trio", "memory-trio-mock"])
+async def test_time_jumps_only_after_its_grace(anyio_backend: object) -> None:
+    """What comes from outside the loop within that real time is not overtaken."""
+    began = time.monotonic()
+    with VirtualClock(grace=0.02) as clock:
+        virtual = clock.now()
+        for _ in range(3):
+            await anyio.sleep(DAY)
+        assert clock.now() - virtual == pytest.approx(3 * DAY, abs=1)
+    assert 3 * 0.02 <= time.monotonic() - began < 10
+
+
 async def test_virtual_time_is_not_made_twice(clock: VirtualClock) -> None:
     """A second clock in the same loop is refused, and says why."""
     with pytest.raises(RuntimeError, match="already"), VirtualClock():

@@ -1,4 +1,4 @@
-"""A store that fails, delays or repeats what it is told to: what becomes of a run then?
+"""A store that fails, delays or repeats chosen operations, to see what becomes of a run.
 
     import anyio
     import pytest
@@ -19,8 +19,8 @@
         return await charge(order)
 
     async def main() -> None:
-        # The first commit claims the run, the second records the receipt. That one is done, but
-        # the answer is lost on its way: who waits for it is told that it has failed.
+        # The first commit claims the run, the second records the receipt. The second one is done,
+        # but its answer is lost: the caller is told that it has failed.
         store = FaultyStore(MemoryStore()).fail("commit", 2, after=True)
         async with Runtime(store) as runtime:
             with pytest.raises(StoreError):
@@ -30,8 +30,8 @@
 
     anyio.run(main)
 
-Which operations are meant is said by a number, counted from 1 among those of one name (of all, for
-``"*"``), or by what contains such numbers: ``{2, 5}``, ``range(3, 6)``, `every`, `since`, `chance`.
+An operation is chosen by its number, counted from 1 among those of its name (among all, for
+``"*"``), or by a container of numbers: ``{2, 5}``, ``range(3, 6)``, `every`, `since`, `chance`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Container
+from enum import IntEnum
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar, get_args
 
 import anyio
@@ -51,6 +52,8 @@ from taskflow.testing.doubles.wrapped import WrappedStore
 __all__ = ("Asked", "FaultyStore", "InjectedFault", "Operation", "chance", "every", "since")
 
 T = TypeVar("T")
+
+Work: TypeAlias = Callable[[], Awaitable[Any]]
 
 Operation: TypeAlias = Literal[
     "*",
@@ -94,7 +97,7 @@ class InjectedFault(StoreError):
 
 
 class Asked(Struct, frozen=True):
-    """One operation that a `FaultyStore` was asked for."""
+    """One call of an operation of a `FaultyStore`."""
 
     operation: str
     number: int  # from 1, among those of its name
@@ -108,49 +111,56 @@ class Event(Protocol):
     async def wait(self) -> object: ...
 
 
-class every(Container[int]):  # noqa: N801 - reads as range() does
+class _Numbers(Container[int]):
+    """The numbers for which ``holds`` is true."""
+
+    def __init__(self, holds: Callable[[int], bool]) -> None:
+        self._holds = holds
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self._holds(number)
+
+
+def every(step: int) -> Container[int]:
     """Every ``step``-th: 3, 6, 9, … for ``every(3)``."""
+    if step < 1:
+        raise ValueError(f"every() takes a step of at least 1, got {step}")
 
-    def __init__(self, step: int) -> None:
-        if step < 1:
-            raise ValueError(f"every() takes a step of at least 1, got {step}")
-        self._step = step
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and number % self._step == 0
+    return _Numbers(lambda number: number % step == 0)
 
 
-class since(Container[int]):  # noqa: N801
+def since(first: int) -> Container[int]:
     """That one, and all that come after it."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and number >= self._first
+    return _Numbers(lambda number: number >= first)
 
 
-class chance(Container[int]):  # noqa: N801
-    """Each with this probability; which ones is settled by the seed alone."""
+def chance(probability: float, *, seed: int | str) -> Container[int]:
+    """Each number with this probability; the seed alone decides which ones."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability is between 0 and 1, got {probability}")
 
-    def __init__(self, probability: float, *, seed: int | str) -> None:
-        if not 0 <= probability <= 1:
-            raise ValueError(f"a probability is between 0 and 1, got {probability}")
-        self._probability = probability
-        self._seed = seed
+    return _Numbers(lambda number: random.Random(f"{seed} {number}").random() < probability)
 
-    def __contains__(self, number: object) -> bool:
-        return random.Random(f"{self._seed} {number}").random() < self._probability
+
+class Stage(IntEnum):
+    """The order of an operation's faults: one that is delayed and fails is delayed first."""
+
+    DELAYED = 0
+    FAILED = 1
+    DONE = 2
+    REPEATED = 3
+    ANSWERED_LATE = 4
+    ANSWER_LOST = 5
 
 
 class _Fault(Struct, frozen=True):
-    """One of the things that go wrong, and where."""
+    """One kind of fault, and the operations that it befalls."""
 
     name: str
-    stage: int  # faults of one operation befall it in this order
+    stage: Stage
     operation: str
     which: Container[int]
-    strike: Callable[[Asked, Callable[[], Awaitable[Any]]], Awaitable[None]]
+    strike: Callable[[Asked, Work], Awaitable[None]]
 
     def hits(self, operation: str, number: int, position: int) -> bool:
         if self.operation == "*":
@@ -158,20 +168,16 @@ class _Fault(Struct, frozen=True):
         return self.operation == operation and number in self.which
 
 
-# Stages: an operation that is delayed and fails is delayed first.
-DELAYED, FAILED, DONE, REPEATED, ANSWERED_LATE, ANSWER_LOST = range(6)
-
-
 class FaultyStore(WrappedStore):
-    """Hands every operation on to ``store``, but for the faults that it was told of.
+    """Hands every operation on to ``store``, but for the faults that were added.
 
-    Each of `fail`, `delay` and `duplicate` tells it of one more and returns the store itself.
-    Numbers are counted for as long as this object lives, however often it is opened and closed.
+    Each of `fail`, `delay` and `duplicate` adds one and returns the store itself. Operations are
+    counted for as long as this object lives, however often it is opened and closed.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self.log: list[Asked] = []  # everything that it was asked for, in that order
+        self.log: list[Asked] = []  # every operation, in the order of the calls
         self._counts: dict[str, int] = {}
         self._faults: list[_Fault] = []
         self._watchers: list[tuple[Operation, int, anyio.Event]] = []
@@ -189,13 +195,15 @@ class FaultyStore(WrappedStore):
         Nothing was done then; with ``after``, it was done, and only the answer is lost.
         """
 
-        async def strike(asked: Asked, work: Callable[[], Awaitable[Any]]) -> None:
+        async def strike(asked: Asked, work: Work) -> None:
             fault = InjectedFault(self.where, asked.operation, asked.number, after)
             if error is None:
                 raise fault
             raise error(str(fault)) if isinstance(error, type) else error
 
-        return self._add("fail", ANSWER_LOST if after else FAILED, operation, which, strike)
+        return self._add(
+            "fail", Stage.ANSWER_LOST if after else Stage.FAILED, operation, which, strike
+        )
 
     def delay(
         self,
@@ -210,37 +218,39 @@ class FaultyStore(WrappedStore):
         With ``after`` it is done at once, and answered then.
         """
 
-        async def strike(asked: Asked, work: Callable[[], Awaitable[Any]]) -> None:
+        async def strike(asked: Asked, work: Work) -> None:
             if isinstance(until, int | float):
                 await anyio.sleep(until)
             else:
                 await until.wait()
 
-        return self._add("delay", ANSWERED_LATE if after else DELAYED, operation, which, strike)
+        return self._add(
+            "delay", Stage.ANSWERED_LATE if after else Stage.DELAYED, operation, which, strike
+        )
 
     def duplicate(self, operation: Operation, which: int | Container[int] = 1) -> Self:
-        """Do it twice, as a network that delivers twice: the first answer is heard.
+        """Do it twice, as a network that delivers twice, and return the first answer.
 
-        Whatever the second comes to, nobody is told. What has failed is not repeated.
+        An error of the second is dropped. An operation that has failed is not repeated.
         """
 
-        async def strike(asked: Asked, work: Callable[[], Awaitable[Any]]) -> None:
+        async def strike(asked: Asked, work: Work) -> None:
             with contextlib.suppress(Exception):
                 await work()
 
-        return self._add("duplicate", REPEATED, operation, which, strike)
+        return self._add("duplicate", Stage.REPEATED, operation, which, strike)
 
     def heal(self) -> Self:
-        """Forget all faults: from now on nothing goes wrong. It goes on counting."""
+        """Drop all faults. Operations are counted on."""
         self._faults.clear()
         return self
 
     def count(self, operation: Operation = "*") -> int:
-        """How often it was asked for this."""
+        """The number of calls of this operation."""
         return len(self.log) if operation == "*" else self._counts.get(operation, 0)
 
     async def asked(self, operation: Operation, number: int = 1) -> None:
-        """Wait until it is asked for this for the ``number``-th time: it may not be done yet."""
+        """Wait for the ``number``-th call of this operation, which may not be done yet."""
         _check(operation)
         if self.count(operation) < number:
             event = anyio.Event()
@@ -250,11 +260,11 @@ class FaultyStore(WrappedStore):
     async def perform(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         asked, faults = self._ask(operation)
         for fault in faults:
-            if fault.stage < DONE:
+            if fault.stage < Stage.DONE:
                 await fault.strike(asked, work)
         answer = await super().perform(operation, work)
         for fault in faults:
-            if fault.stage > DONE:
+            if fault.stage > Stage.DONE:
                 await fault.strike(asked, work)
         return answer
 
@@ -277,7 +287,7 @@ class FaultyStore(WrappedStore):
         stage: int,
         operation: Operation,
         which: int | Container[int],
-        strike: Callable[[Asked, Callable[[], Awaitable[Any]]], Awaitable[None]],
+        strike: Callable[[Asked, Work], Awaitable[None]],
     ) -> Self:
         _check(operation)
         if isinstance(which, int):

@@ -1,4 +1,4 @@
-"""A store around another one, through which everything that is asked of it passes.
+"""A store around another one, through which each of its operations passes.
 
     from collections.abc import Awaitable, Callable
     from typing import TypeVar
@@ -33,7 +33,7 @@
 
     anyio.run(main)
 
-It is what `FaultyStore` is made of; a test counts, slows down or cuts off a store by another.
+`FaultyStore` is one; other subclasses count, slow down or cut off what a store does.
 """
 
 from __future__ import annotations

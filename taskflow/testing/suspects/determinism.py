@@ -30,7 +30,8 @@ import anyio
 
 from taskflow.calls import call, emits, maps, races, values, waits, workflows
 from taskflow.runs.frame import FRAME
-from taskflow.testing.doubles.virtual import AsyncioTime, VirtualClock
+from taskflow.testing.doubles.loop_time import AsyncioTime
+from taskflow.testing.doubles.virtual import VirtualClock
 from taskflow.testing.suspects.functions import (
     OURS,
     is_installed,
