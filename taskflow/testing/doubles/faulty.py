@@ -201,9 +201,8 @@ class FaultyStore(WrappedStore):
                 raise fault
             raise error(str(fault)) if isinstance(error, type) else error
 
-        return self._add(
-            "fail", Stage.ANSWER_LOST if after else Stage.FAILED, operation, which, strike
-        )
+        stage = Stage.ANSWER_LOST if after else Stage.FAILED
+        return self._add("fail", stage, operation, which, strike)
 
     def delay(
         self,
@@ -224,9 +223,8 @@ class FaultyStore(WrappedStore):
             else:
                 await until.wait()
 
-        return self._add(
-            "delay", Stage.ANSWERED_LATE if after else Stage.DELAYED, operation, which, strike
-        )
+        stage = Stage.ANSWERED_LATE if after else Stage.DELAYED
+        return self._add("delay", stage, operation, which, strike)
 
     def duplicate(self, operation: Operation, which: int | Container[int] = 1) -> Self:
         """Do it twice, as a network that delivers twice, and return the first answer.
@@ -284,7 +282,7 @@ class FaultyStore(WrappedStore):
     def _add(
         self,
         name: str,
-        stage: int,
+        stage: Stage,
         operation: Operation,
         which: int | Container[int],
         strike: Callable[[Asked, Work], Awaitable[None]],
