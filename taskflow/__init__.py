@@ -1,9 +1,9 @@
 """taskflow makes ordinary async Python durable.
 
 Functions with ``@task`` do the work, functions with ``@workflow`` call them, and a `Runtime` runs
-a workflow on a *thread*, an id of your choice. The result of each task is recorded before anybody
-sees it: run the same call again, after a crash, a deploy or a Ctrl-C, and completed tasks are not
-executed a second time.
+a workflow on a *thread*, an id of your choice. The result of each task is recorded before its
+caller sees it: run the same call again, after a crash, a deploy or a Ctrl-C, and completed tasks
+are not executed a second time.
 
     import anyio
     from taskflow import Runtime, task, workflow
@@ -104,8 +104,8 @@ __all__ = (
     "workflow",
 )
 
-# Each name is imported from its module when it is first asked for: who needs only the decorators
-# loads neither SQLite nor a runtime.
+# Each name is imported from its module when it is first asked for: a program that needs only
+# the decorators loads neither SQLite nor a runtime.
 _MODULES = {
     "CachePolicy": "taskflow.runs.cache",
     "Call": "taskflow.calls.call",

@@ -67,7 +67,7 @@ class Suspects:
 
 
 class Recovery:
-    """Continues the runs of these workflows that nobody executes, as far as there is room."""
+    """Continues runs of these workflows that no runtime executes, as far as there is room."""
 
     def __init__(
         self, service: Service, workflows: Mapping[str, Workflow[..., Any, Any]], looks: Looks

@@ -61,8 +61,8 @@ class Subscription:
 
     An asynchronous iterator, and a context manager that ends it. It ends by itself when the run
     has; where the thread has none it waits for one. Durable events come once, in the order of
-    their numbers, whoever executes the run. What a reader was too slow for is read again from the
-    store; `Dropped` tells how many events were not kept.
+    their numbers, whichever process executes the run. Durable events that a slow reader has missed
+    are read again from the store; `Dropped` tells how many events were not kept.
     """
 
     def __init__(

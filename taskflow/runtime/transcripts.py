@@ -41,7 +41,7 @@ class Transcript:
     """Merges the recorded rows of a run with its events into `pending`, what is to be told next.
 
     ``run_id``: None until the run is known. ``after``: the number of the latest event that the
-    reader has; None for a reader who is new, and is told that the run has begun.
+    reader has; None for a new reader, which is told that the run has begun.
     """
 
     def __init__(self, run_id: str | None, after: int | None) -> None:

@@ -85,7 +85,7 @@ class Watch:
         self._pace.look_soon()
 
     def fill(self) -> None:
-        """There may be room for more runs that nobody has asked for."""
+        """Continue runs that are due, as there may be room for them."""
         self._recovery.fill()
 
     async def begin(self) -> None:
