@@ -846,6 +846,75 @@ async def test_what_only_the_dead_process_could_give_is_found(anyio_backend: str
         await crash_everywhere(make_call, patience=0.5)
 
 
+WITHOUT_SUSPECTS = """
+import sys
+import anyio
+from taskflow import task, workflow
+from taskflow.testing import CrashTestFailed, crash_everywhere
+
+runs = []
+
+@task
+async def fetch(name: str) -> str:
+    return name
+
+@workflow
+async def sound() -> str:
+    return await fetch("a") + await fetch("b")
+
+@workflow
+async def numbered() -> str:
+    runs.append(1)
+    return await fetch(f"run {len(runs)}")
+
+async def main() -> None:
+    crashes = await crash_everywhere(sound, suspects=False)
+    assert (crashes.points, crashes.unreached, crashes.notes) == (7, 0, ()), crashes
+    try:
+        await crash_everywhere(numbered, suspects=False)
+    except CrashTestFailed as failed:
+        assert "fetch(name='run 2')" in str(failed), failed
+        assert "recorded was: fetch(name='run" in str(failed), failed
+        assert sys.getprofile() is None
+    else:
+        raise AssertionError("nothing was found")
+
+anyio.run(main)
+loaded = [name for name in sys.modules if name.startswith("taskflow.testing.suspects")]
+assert loaded == [], loaded
+"""
+
+
+async def test_a_fault_is_found_without_looking_at_the_code(
+    anyio_backend: str, tmp_path: Path
+) -> None:
+    """Where what looks at the user's code is not even loaded, the passes are the same."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        WITHOUT_SUSPECTS.replace("run(main)", f"run(main, backend={anyio_backend!r})")
+    )
+    await anyio.run_process([sys.executable, str(program)])
+
+
+async def test_what_only_a_look_at_the_code_finds_is_told_by_no_pass_without(
+    anyio_backend: str,
+) -> None:
+    """The clock, a plain function, the order of a set: no pass differs by these."""
+
+    async def helper(name: str) -> str:
+        return name
+
+    @workflow
+    async def careless(names: list[str]) -> list[str]:
+        found = [await helper(name) for name in set(names)]
+        return await fetch.map(found) if time.time() > 0 else found
+
+    crashes = await crash_everywhere(lambda: careless(["a", "bb"]), suspects=False)
+    assert crashes.notes == ()
+    with pytest.raises(CrashTestFailed):
+        await crash_everywhere(lambda: careless(["a", "bb"]))
+
+
 # What is wrong with a store, or with the call.
 
 

@@ -31,15 +31,14 @@ what it did instead, in which line, and how to repeat the pass.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
-from types import FunctionType
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -48,12 +47,13 @@ from taskflow.calls.workflows import WorkflowCall
 from taskflow.loops.clocks import present
 from taskflow.runtime import Runtime
 from taskflow.stores.base import Store
+from taskflow.testing.crashes.deaths import on_asyncio
 from taskflow.testing.crashes.judgements import Judge
-from taskflow.testing.crashes.processes import LAST, Mode, Point, Silence, on_asyncio
-from taskflow.testing.crashes.trials import Known, Outcome, Plan, Raised, Setting, Trial
+from taskflow.testing.crashes.lives import Raised, Silence
+from taskflow.testing.crashes.looks import Watcher
+from taskflow.testing.crashes.points import LAST, MODES, Cut, Mode, Plan, Point
+from taskflow.testing.crashes.trials import Outcome, Setting, Trial
 from taskflow.testing.doubles.virtual import VirtualClock
-from taskflow.testing.suspects.functions import count_as_users, reachable
-from taskflow.testing.suspects.memory import Memory
 
 __all__ = ("CrashTestFailed", "Crashes", "crash_everywhere")
 
@@ -61,7 +61,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("taskflow")
 
-MODES: Final[tuple[Mode, ...]] = ("drop", "cancel", "native")
 OTHER_CHOICE: Final = (
     "race() or as_completed() chose otherwise in some passes; those were compared with a rerun of "
     "their own"
@@ -70,7 +69,7 @@ TRIES_ALONE: Final = 20  # of a pass that is to be repeated, where the loop may 
 TELL_EVERY: Final = 2.0  # seconds, of a test that takes longer, how far it is
 TRIES: Final = 3  # to cut a run off at a moment
 # A process that has recorded everything but the end of the run: the next one executes nothing.
-AT_LAST: Final[tuple[tuple[Point, Mode], ...]] = ((Point("commit", LAST), "drop"),)
+AT_LAST: Final = Cut(Point("commit", LAST), "drop")
 
 
 class Crashes(Struct, frozen=True):
@@ -114,6 +113,7 @@ async def crash_everywhere(
     raises: type[BaseException] | tuple[type[BaseException], ...] = (),
     same: Callable[[Any, Any], bool] | None = None,
     allow: Iterable[Callable[..., Any]] = (),
+    suspects: bool = True,
     virtual_time: bool = True,
     seed: int = 0,
     max_passes: int = 1000,
@@ -133,23 +133,26 @@ async def crash_everywhere(
     process of a pass; without it everything stays in memory. ``signals`` are sent to the run, each
     a name and a value. ``raises``: what the workflow is to raise, each time. ``same`` compares two
     results (default: ``==``). ``allow``: functions that the workflow may call though they are no
-    tasks, or workflows that may do what they do. ``virtual_time``: waits pass at once.
-    ``patience``: seconds of real time for one pass. ``only`` repeats one pass.
+    tasks, or workflows that may do what they do. ``suspects``: whether the code of the workflow is
+    looked at, too. ``virtual_time``: waits pass at once. ``patience``: seconds of real time for one
+    pass. ``only`` repeats one pass.
 
     Raises CrashTestFailed where a pass ends in another result, executes a recorded task again, asks
-    for other calls than before, leaves the store damaged or a child executing, or does not end; and
-    where the workflow does what a rerun would do again or otherwise: awaits a function that is no
-    task, has a thread call it, opens a file or a socket, reads the clock, draws random numbers,
-    depends on the order of a set, on which branch ends first, or on what was left in memory.
+    for other calls than before, depends on which branch ends first, leaves the store damaged or a
+    child executing, or does not end.
+
+    With ``suspects`` also where the workflow does what a rerun would do again or otherwise: awaits
+    a function that is no task, has a thread call it, opens a file or a socket, reads the clock,
+    draws random numbers, depends on the order of a set, or on what was left in memory. That is
+    guessed from names and from profiling (see `taskflow.testing.suspects`). Without, nothing of it
+    is loaded, no profiler is set, no code or memory is changed, ``allow`` has no meaning, and a
+    lock that a dropped process held stays locked.
     """
-    chosen: tuple[Mode, ...] = tuple(dict.fromkeys(modes))
-    if not chosen or set(chosen) - set(MODES):
-        raise ValueError(f"modes are some of {MODES}, got {chosen!r}")
+    chosen = _chosen(modes)
     if max_passes < 1:
         raise ValueError(f"max_passes must be at least 1, got {max_passes}")
-    if not on_asyncio():
-        chosen = tuple(each for each in chosen if each != "native") or MODES[1:2]
-    setting = Setting(make_call, store, make_runtime, tuple(signals), tuple(allow), patience)
+    setting = Setting(make_call, store, make_runtime, tuple(signals), patience)
+    watch = partial(_watcher, allowed=tuple(allow)) if suspects else Watcher
     with contextlib.ExitStack() as stack:
         if virtual_time and present.clock is None:
             stack.enter_context(VirtualClock())
@@ -157,146 +160,156 @@ async def crash_everywhere(
         logger.addFilter(silence)
         stack.callback(logger.removeFilter, silence)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskflow-")))
-        trials = _Trials(setting, folder, seed, same)
-        await trials.begin(raises)
-        return await trials.try_all(chosen, pairs=pairs, most=max_passes, only=only)
+        passes = await _begun(_trials_in(folder, setting), watch, same, seed)
+        passes.check_first(raises)
+        return await passes.try_all(chosen, pairs=pairs, most=max_passes, only=only)
 
 
-class _Trials:
-    """All passes of one workflow."""
+def _chosen(modes: Iterable[Mode]) -> tuple[Mode, ...]:
+    """Those of the modes that this event loop has. Raises ValueError for what is none."""
+    chosen = tuple(dict.fromkeys(modes))
+    if not chosen or set(chosen) - set(MODES):
+        raise ValueError(f"modes are some of {MODES}, got {chosen!r}")
+    if not on_asyncio():
+        return tuple(each for each in chosen if each != "native") or ("cancel",)
+    return chosen
+
+
+async def _begun(
+    trials: Iterator[Trial],
+    watch: Callable[[Callable[..., Any]], Watcher],
+    same: Callable[[Any, Any], bool] | None,
+    seed: int,
+) -> _Passes:
+    """The undisturbed pass, and what compares others with it."""
+    trial = next(trials)
+    definition = trial.call.definition
+    watcher = watch(definition.fn)
+    first = await trial.run(Plan(), watcher.look("undisturbed"))
+    return _Passes(first, trials, watcher, Judge(first, definition.codec, same, watcher), seed)
+
+
+class _Passes:
+    """All passes of one workflow after the undisturbed one."""
 
     def __init__(
-        self,
-        setting: Setting,
-        folder: Path,
-        seed: int,
-        same: Callable[[Any, Any], bool] | None,
+        self, first: Outcome, trials: Iterator[Trial], watcher: Watcher, judge: Judge, seed: int
     ) -> None:
-        self._setting = setting
-        self._folder = folder
+        self._first = first
+        self._trials = trials
+        self._watcher = watcher
+        self._judge = judge
         self._seed = seed
-        self._same = same
-        self._numbers = count(1)
-        self._judge: Judge | None = None
-        self._known = Known(set(), {}, Memory(), Memory(only_locks=True))
-        self._first = Outcome(Plan())
         self._notes: dict[str, None] = {}
 
-    async def begin(self, raises: type[BaseException] | tuple[type[BaseException], ...]) -> None:
-        """The undisturbed run."""
-        trial = self._trial(Plan())
-        fn = inspect.unwrap(trial.call.definition.fn)
-        if isinstance(fn, FunctionType):
-            count_as_users(fn)
-            self._known.memory.look(reachable(fn))
-        outcome = self._first = await trial.run(self._known)
-        self._judge = Judge(outcome, trial.call.definition.codec, self._same)
-        self._check(outcome)
-        self._learn(outcome)
-        names = {row.name for row in outcome.history.calls.values()}
-        self._known.workflows = names | {trial.call.definition.name}
-        if outcome.error is not None and not isinstance(outcome.error, raises):
+    def check_first(self, raises: type[BaseException] | tuple[type[BaseException], ...]) -> None:
+        """Raise CrashTestFailed where the undisturbed pass is wrong, or raises anything else."""
+        first = self._first
+        self._check(first)
+        if first.error is not None and not isinstance(first.error, raises):
             raise CrashTestFailed(
-                f"crash_everywhere: the undisturbed run raised {outcome.result}: mend that, or, if "
-                f"it is what it has to do, pass raises={type(outcome.error).__qualname__}",
+                f"crash_everywhere: the undisturbed run raised {first.result}: mend that, or, if "
+                f"it is what it has to do, pass raises={type(first.error).__qualname__}",
                 None,
-            ) from outcome.error
+            ) from first.error
 
     async def try_all(
         self, modes: tuple[Mode, ...], *, pairs: bool, most: int, only: str | None
     ) -> Crashes:
-        """Every other pass, or ``only`` that one; at most so many."""
-        rng = random.Random(self._seed)
+        """Try every other pass, or ``only`` that one; at most so many."""
         points = self._points()
         looks, holds = self._looks()
-        cuts: list[tuple[Point, Mode]] = [
-            (point, mode) for point in points for mode in modes if _can_be(point, mode)
-        ]
+        cuts = [Cut(each, mode) for each in points for mode in modes if _can_be(each, mode)]
         plans = [Plan((cut,)) for cut in cuts]
         if pairs:
             plans += [Plan((one, other)) for one in cuts for other in cuts]
         if only is not None:
-            plans += [Plan((*each.cuts, *AT_LAST)) for each in plans]
-            chosen = [each for each in (*looks, *plans, *holds) if each.key == only]
-            if not chosen:
-                known = ", ".join(repr(each.key) for each in (*looks, *plans, *holds)[:100])
-                raise ValueError(f"there is no pass {only!r}; there are {known}")
-            looks, plans, holds = chosen, [], []
+            plans += [Plan((*each.cuts, AT_LAST)) for each in plans]
+            looks, plans, holds = _called(only, [*looks, *plans, *holds]), [], []
             if not on_asyncio():  # trio draws the order of what is concurrent
                 looks *= TRIES_ALONE
         asked = 1 + len(looks) + len(plans) + len(holds)
+        rng = random.Random(self._seed)
         holds = _drawn(holds, max(1, most // 4), rng)
         plans = _drawn(plans, max(0, most - 1 - len(looks) - len(holds)), rng)
-        passes = 1 + len(looks) + len(plans) + len(holds)
+        chosen = [*looks, *plans, *holds]
+        passes = 1 + len(chosen)
         unreached, told = 0, time.monotonic()
-        for number, plan in enumerate((*looks, *plans, *holds), 1):
+        for number, plan in enumerate(chosen, 1):
             outcome = await self._tried(plan)
             unreached += bool(plan.cuts) and not outcome.was_cut
             if time.monotonic() - told > TELL_EVERY:
                 told = time.monotonic()
                 logger.info("crash_everywhere: %d of %d passes", number, passes)
-        notes = tuple(self._notes)
+        notes = (*self._watcher.notes, *self._notes)
         return Crashes(passes, len(points), asked - passes, unreached, self._seed, notes)
 
     def _points(self) -> list[Point]:
         """Where the undisturbed run could have been cut off."""
         points = list(dict.fromkeys(self._first.processes[0].points))
-        if not isinstance(self._first.result, Raised):
-            points.append(Point("commit", LAST))
-        return points
+        return [*points, AT_LAST.point] if self._has_end() else points
 
     def _looks(self) -> tuple[list[Plan], list[Plan]]:
-        """Passes that look for what may differ between processes; and for who ends first."""
-        if isinstance(self._first.result, Raised):  # it has no end that could be cut off
-            return [Plan((), "watch")], []
-        looks = [Plan(AT_LAST, what) for what in ("watch", "set order", "forget")]
-        return looks, [Plan(AT_LAST, "hold", held) for held in sorted(self._first.history.beside)]
+        """Passes that the watcher asks for, and those in which a call ends late."""
+        cuts = (AT_LAST,) if self._has_end() else ()
+        kinds = self._watcher.kinds(is_rerun=bool(cuts))
+        held = sorted(self._first.history.beside) if cuts else []
+        return [Plan(cuts, each) for each in kinds], [Plan(cuts, "hold", each) for each in held]
+
+    def _has_end(self) -> bool:
+        """Whether it has an end that can be cut off, as one that raises has not."""
+        return not isinstance(self._first.result, Raised)
 
     async def _tried(self, plan: Plan) -> Outcome:
         """A pass in which nothing was wrong."""
-        tries = 0
-        while True:
-            outcome = await self._trial(plan).run(self._known)
-            self._check(outcome)
-            tries += 1
+        outcome = await self._passed(plan)
+        for _ in range(TRIES - 1):
             # The loop may order what is concurrent otherwise, and the moment does not come.
-            if outcome.was_cut or not plan.cuts or tries == TRIES:
+            if outcome.was_cut or not plan.cuts:
                 break
-        self._learn(outcome)
-        assert self._judge is not None
-        if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST[0]:
+            outcome = await self._passed(plan)
+        if self._judge.is_another_choice(outcome) and plan.cuts[-1] != AT_LAST:
             self._notes[OTHER_CHOICE] = None
-            again = Plan((*plan.cuts, *AT_LAST), plan.what, plan.held)
-            self._check(await self._trial(again).run(self._known))
-        for name in outcome.order.without_source if outcome.order else ():
-            self._notes[
-                f"the source of {name} is not there, or not by itself: its use of sets is unknown"
-            ] = None
-        for name in outcome.memory.left_out if outcome.memory else ():
-            self._notes[f"{name} holds too much to look whether a rerun depends on it"] = None
+            await self._passed(Plan((*plan.cuts, AT_LAST), plan.look, plan.held))
         return outcome
 
-    def _learn(self, outcome: Outcome) -> None:
-        if outcome.witness is not None:
-            self._known.executed |= outcome.witness.executed
-            self._known.locks.look(outcome.witness.met)
-            self._notes |= dict.fromkeys(outcome.witness.effects())
-
-    def _trial(self, plan: Plan) -> Trial:
-        folder = self._folder / str(next(self._numbers))
-        folder.mkdir()
-        return Trial(self._setting, plan, folder)
+    async def _passed(self, plan: Plan) -> Outcome:
+        outcome = await next(self._trials).run(plan, self._watcher.look(plan.look))
+        self._check(outcome)
+        return outcome
 
     def _check(self, outcome: Outcome) -> None:
-        assert self._judge is not None
         if problems := self._judge.problems(outcome):
             text = self._judge.report(outcome, problems, self._seed)
             raise CrashTestFailed(text, outcome.plan.key or None)
 
 
+def _watcher(fn: Callable[..., Any], allowed: Iterable[Callable[..., Any]]) -> Watcher:
+    """What looks at the code of a workflow. Loaded where it is asked for, and nowhere else."""
+    from taskflow.testing.suspects.watcher import Suspects
+
+    return Suspects(fn, allowed)
+
+
+def _trials_in(folder: Path, setting: Setting) -> Iterator[Trial]:
+    """One after the other, each in a folder of its own."""
+    for number in count(1):
+        place = folder / str(number)
+        place.mkdir()
+        yield Trial(setting, place)
+
+
 def _can_be(point: Point, mode: Mode) -> bool:
     """Whether that moment can be met in that way: a cancelled caller cuts off no commit."""
     return mode == "drop" or point.call != LAST
+
+
+def _called(key: str, plans: list[Plan]) -> list[Plan]:
+    chosen = [each for each in plans if each.key == key]
+    if not chosen:
+        known = ", ".join(repr(each.key) for each in plans[:100])
+        raise ValueError(f"there is no pass {key!r}; there are {known}")
+    return chosen
 
 
 def _drawn(plans: list[Plan], most: int, rng: random.Random) -> list[Plan]:

@@ -1,46 +1,39 @@
 """`Memory`: what the code of workflows finds in the process, beside what is recorded.
 
 Another process does not have what was left there: a dictionary that a task has filled, an attribute
-that it has set. `Memory` puts that back to what it was, for as long as a rerun executes.
+that it has set. `Memory` puts that back to what it was when it was looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
 import operator
-from collections import ChainMap, OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
-from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
-from types import SimpleNamespace as Namespace
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, Final, NamedTuple
 
-from taskflow.testing.suspects.functions import codes_in, functions_of, is_users_module
+from taskflow.testing.origins import is_users_module
+from taskflow.testing.suspects.functions import codes_in, functions_of
+from taskflow.testing.suspects.names import CONTAINERS, HOLDERS, LOCKS, LOOPS
 
-__all__ = ("Memory",)
+__all__ = ("Memory", "write_all")
 
 DEPTH: Final = 4  # of what is held by what a name stands for
 MOST: Final = 100_000  # things that are looked at
 MISSING: Final = object()
-CONTAINERS: Final = (OrderedDict, dict, set, list, deque, bytearray)
-LOOPS: Final = ("asyncio", "anyio", "trio")
-LOCKS: Final = {
-    "Lock", "Semaphore", "Condition", "Event", "Queue", "Barrier", "CapacityLimiter",
-    "StrictFIFOLock", "MemoryObjectStreamState",
-}  # fmt: skip
-HOLDERS: Final = (Namespace, UserDict, UserList, ChainMap)  # whose attributes are what they hold
 
 
 class Part(NamedTuple):
-    """Something that can change: a variable, what a container holds, what an object's slots do."""
+    """Something that can change: a variable, the contents of a container, a slot of an object."""
 
     name: str  # of the variable that leads to it
     read: Callable[[], list[Any]]
     write: Callable[[list[Any]], None]
 
-    def look(self) -> list[Any]:
-        """What it is now."""
-        return self.read()
+
+Contents = list[tuple[Part, list[Any]]]
 
 
 class Memory:
@@ -55,39 +48,34 @@ class Memory:
         self.left_out: dict[str, None] = {}  # names of what holds too much to be looked at
         self._seen: set[object] = set()
         self._looked_at = 0
-        self._before: list[tuple[Part, list[Any]]] = []
-        self._after: list[tuple[Part, list[Any]]] = []
+        self._before: Contents = []
 
     def look(self, codes: Iterable[CodeType]) -> None:
         """Look at what the functions with that code name, if it was not looked at before."""
         for fn in functions_of(codes):
-            for name, part in _variables_of(fn):
-                if name not in self._seen:
-                    self._seen.add(name)
-                    (value,) = part.read() if self._only_locks else self._keep(part)
+            for key, part in _variables_of(fn):
+                if key not in self._seen:
+                    self._seen.add(key)
+                    (value,) = self._contents(part, is_kept=not self._only_locks)
                     with contextlib.suppress(Exception):  # of a class of the user's
                         self._look_into(value, part.name, DEPTH)
 
-    def forget(self) -> None:
-        """Put everything back to what it was when it was looked at."""
+    def forget(self) -> Contents:
+        """Put everything back to what it was when it was looked at; what was there instead."""
+        after: Contents = []
         for part, before in self._before:
             with contextlib.suppress(Exception):  # of a class of the user's
-                after = part.read()
-                if not _are_same(before, after):
-                    self._after.append((part, after))
+                now = part.read()
+                if len(before) != len(now) or not all(map(operator.is_, before, now)):
+                    after.append((part, now))
                     part.write(before)
                     self.changed[part.name] = None
+        return after
 
-    def recall(self) -> None:
-        """Put back what was forgotten."""
-        while self._after:
-            part, after = self._after.pop()
-            with contextlib.suppress(Exception):
-                part.write(after)
-
-    def _keep(self, part: Part) -> list[Any]:
+    def _contents(self, part: Part, *, is_kept: bool) -> list[Any]:
         contents = part.read()
-        self._before.append((part, contents))
+        if is_kept:
+            self._before.append((part, contents))
         return contents
 
     def _look_into(self, value: Any, name: str, depth: int, *, is_in_lock: bool = False) -> None:
@@ -95,31 +83,30 @@ class Memory:
             return
         kind = type(value)
         is_lock = self._only_locks and _is_lock(kind)
-        is_kept = is_lock or is_in_lock or not self._only_locks
-        keep = self._keep if is_kept else Part.look
+        is_in_lock = is_in_lock or is_lock
         size = len(value) if issubclass(kind, CONTAINERS) else 0
         if size and self._looked_at + size > MOST:
             self.left_out[name] = None
             return
         self._looked_at += size
-        is_users = is_users_module(kind.__module__)
-        if issubclass(kind, (*CONTAINERS, tuple)) or is_users or is_lock:
+        is_opened = is_users_module(kind.__module__) or is_lock
+        if is_opened or issubclass(kind, (*CONTAINERS, tuple)):
             self._seen.add(id(value))  # which stays what it is: a part of it is kept
-        held: Iterable[Any] = ()
-        container = next((each for each in CONTAINERS if issubclass(kind, each)), None)
-        if container is not None:
-            held = keep(_contents(container, value, name))
-        elif kind is tuple:
-            held = value
-        elif kind is type and is_users_module(value.__module__):
-            held = keep(_class(value, name))
-        if is_users or is_lock or issubclass(kind, HOLDERS):
-            if slots := _slots_of(kind):
-                held = [*held, *keep(_slots(value, slots, name))]
-            with contextlib.suppress(TypeError):
-                held = [*held, vars(value)]
+        is_opened = is_opened or issubclass(kind, HOLDERS)
+        held: list[Any] = [*value] if kind is tuple else []
+        for part in _parts_of(value, name, is_opened=is_opened):
+            held += self._contents(part, is_kept=is_in_lock or not self._only_locks)
+        if is_opened:
+            held += [getattr(value, "__dict__", None)]
         for each in held:
-            self._look_into(each, name, depth - 1, is_in_lock=is_lock or is_in_lock)
+            self._look_into(each, name, depth - 1, is_in_lock=is_in_lock)
+
+
+def write_all(contents: Contents) -> None:
+    """Undo `Memory.forget`."""
+    for part, after in reversed(contents):
+        with contextlib.suppress(Exception):
+            part.write(after)
 
 
 def _variables_of(fn: FunctionType) -> Iterator[tuple[object, Part]]:
@@ -134,33 +121,47 @@ def _variables_of(fn: FunctionType) -> Iterator[tuple[object, Part]]:
     ]
     for namespace in (fn.__globals__, *namespaces):
         for name in sorted(names):
-            yield (id(namespace), name), _variable(namespace, name)
+            get, put, drop = namespace.__getitem__, namespace.__setitem__, namespace.__delitem__
+            yield (id(namespace), name), _place(name, get, put, drop, name)
     for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
-        yield id(cell), _cell(cell, name)
+        get, put, drop = (partial(each, cell) for each in (getattr, setattr, delattr))
+        yield id(cell), _place(name, get, put, drop, "cell_contents")
 
 
-def _variable(namespace: dict[str, Any], name: str) -> Part:
-    def write(contents: list[Any]) -> None:
-        if contents[0] is MISSING:
-            del namespace[name]
-        else:
-            namespace[name] = contents[0]
+def _parts_of(value: Any, name: str, *, is_opened: bool) -> Iterator[Part]:
+    """What can change in an object; its slots only where it is opened."""
+    kind: type[Any] = type(value)
+    container = next((each for each in CONTAINERS if issubclass(kind, each)), None)
+    if container is not None:
+        yield _contents(container, value, name)
+    elif kind is type and is_users_module(value.__module__):
+        yield _class(value, name)
+    for each in chain.from_iterable(vars(owner).values() for owner in kind.__mro__):
+        if is_opened and isinstance(each, MemberDescriptorType):
+            yield _place(name, each.__get__, each.__set__, each.__delete__, value)
 
-    return Part(name, lambda: [namespace.get(name, MISSING)], write)
 
+def _place(
+    name: str,
+    get: Callable[..., Any],
+    put: Callable[..., None],
+    drop: Callable[..., None],
+    key: object,
+) -> Part:
+    """Of one value, or none: by functions that are given its key."""
 
-def _cell(cell: CellType, name: str) -> Part:
     def read() -> list[Any]:
         try:
-            return [cell.cell_contents]
-        except ValueError:
+            return [get(key)]
+        except (LookupError, ValueError, AttributeError):
             return [MISSING]
 
     def write(contents: list[Any]) -> None:
-        if contents[0] is MISSING:
-            del cell.cell_contents
+        (value,) = contents
+        if value is MISSING:
+            drop(key)
         else:
-            cell.cell_contents = contents[0]
+            put(key, value)
 
     return Part(name, read, write)
 
@@ -186,6 +187,8 @@ def _contents(kind: Any, container: Any, name: str) -> Part:
 
 
 def _class(owner: type, name: str) -> Part:
+    """What a class holds beside methods."""
+
     def read() -> list[Any]:
         attributes = vars(owner).items()
         return [*chain.from_iterable(each for each in attributes if _is_data(*each))]
@@ -200,31 +203,6 @@ def _class(owner: type, name: str) -> Part:
     return Part(name, read, write)
 
 
-def _slots_of(kind: type) -> list[MemberDescriptorType]:
-    found = (each for owner in kind.__mro__ for each in vars(owner).values())
-    return [each for each in found if isinstance(each, MemberDescriptorType)]
-
-
-def _slots(owner: object, slots: list[MemberDescriptorType], name: str) -> Part:
-    def read() -> list[Any]:
-        contents: list[Any] = []
-        for slot in slots:
-            try:
-                contents.append(slot.__get__(owner))
-            except AttributeError:
-                contents.append(MISSING)
-        return contents
-
-    def write(contents: list[Any]) -> None:
-        for slot, value, now in zip(slots, contents, read(), strict=True):
-            if value is MISSING and now is not MISSING:
-                slot.__delete__(owner)
-            elif value is not now:
-                slot.__set__(owner, value)
-
-    return Part(name, read, write)
-
-
 def _is_lock(kind: type) -> bool:
     names = {each.__name__ for each in kind.__mro__}
     return kind.__module__.startswith(LOOPS) and not names.isdisjoint(LOCKS)
@@ -233,7 +211,3 @@ def _is_lock(kind: type) -> bool:
 def _is_data(name: str, value: object) -> bool:
     is_method = callable(value) or hasattr(value, "__get__")
     return not is_method and not (name.startswith("__") and name.endswith("__"))
-
-
-def _are_same(one: list[Any], other: list[Any]) -> bool:
-    return len(one) == len(other) and all(map(operator.is_, one, other))
