@@ -145,8 +145,7 @@ async def crash_everywhere(
     a function that is no task, has a thread call it, opens a file or a socket, reads the clock,
     draws random numbers, depends on the order of a set, or on what was left in memory. That is
     guessed from names and from profiling (see `taskflow.testing.suspects`). Without, nothing of it
-    is loaded, no profiler is set, no code or memory is changed, ``allow`` has no meaning, and a
-    lock that a dropped process held stays locked.
+    is loaded, ``allow`` has no meaning, and a lock that a dropped process held stays locked.
     """
     chosen = _chosen(modes)
     if max_passes < 1:

@@ -130,11 +130,11 @@ def _variables_of(fn: FunctionType) -> Iterator[tuple[object, Part]]:
 
 def _parts_of(value: Any, name: str, *, is_opened: bool) -> Iterator[Part]:
     """What can change in an object; its slots only where it is opened."""
-    kind: type[Any] = type(value)
+    kind: type = type(value)
     container = next((each for each in CONTAINERS if issubclass(kind, each)), None)
     if container is not None:
         yield _contents(container, value, name)
-    elif kind is type and is_users_module(value.__module__):
+    elif type(value) is type and is_users_module(value.__module__):
         yield _class(value, name)
     for each in chain.from_iterable(vars(owner).values() for owner in kind.__mro__):
         if is_opened and isinstance(each, MemberDescriptorType):
