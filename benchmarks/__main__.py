@@ -23,7 +23,7 @@ PEERS = tuple(dict.fromkeys(one.family for one in CONTENDERS if one.kind == "pee
 
 
 class Options(NamedTuple):
-    """What the command line says."""
+    """The command line's options."""
 
     quick: bool
     scenario: list[ScenarioName] | None
@@ -36,9 +36,9 @@ class Options(NamedTuple):
 def options() -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure taskflow beside its peers and beside what the machine allows.",
+        description="Measure taskflow, its peers, and the floors that the machine sets.",
     )
-    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--quick", action="store_true", help="smaller cases and fewer rounds")
     parser.add_argument(
         "--scenario", action="append", choices=SCENARIOS, help="only this one; may be repeated"
     )
@@ -46,20 +46,20 @@ def options() -> Options:
         "--peer",
         action="append",
         choices=(*PEERS, "none"),
-        help="of the peers only this one; may be repeated",
+        help="only this peer; may be repeated",
     )
     parser.add_argument("--repeat", type=int, help="rounds over each case (default 5, quick 3)")
     parser.add_argument(
         "--dir",
         type=Path,
-        help="where databases are made, on a real disk (default: under the current directory)",
+        help="a folder for databases, on a real disk (default: the current directory)",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the report is written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder for the report")
     return Options(**vars(parser.parse_args()))
 
 
 def chosen(peers: list[str] | None) -> tuple[Contender, ...]:
-    """The contenders that were asked for and are installed; says which ones are not."""
+    """The contenders that were asked for and are installed; prints the others."""
     present: list[Contender] = []
     for one in CONTENDERS:
         if one.kind == "peer" and peers is not None and one.family not in peers:

@@ -1,4 +1,4 @@
-"""A case: what a contender is given to do, and what one measurement of it answers."""
+"""`Case`: a piece of work for a contender; `Sample`: one measurement of it."""
 
 from typing import Literal
 
@@ -38,18 +38,18 @@ Way = Literal[
     "execute",
     "recover",
 ]
-"""Which of the things is done that a scenario compares with each other."""
+"""The variant of a case, in scenarios that compare variants."""
 
 Unit = Literal["µs a task", "µs a run", "MiB", "ms"]
 
 
 class Case(Struct, frozen=True):
-    """One line of work: the same for each contender that takes it.
+    """One piece of work: the same for each contender that takes it.
 
     ``size`` counts tasks, except for ``run``, where it counts the runs of each caller, and for
     ``threads``, where it counts threads of `TASKS_A_THREAD` tasks; for ``resume``, ``recovery``,
-    ``paused`` and ``opening`` it counts runs, for ``receive`` also signals. ``recorded`` is how
-    many results the thread already holds.
+    ``paused`` and ``opening`` it counts runs, for ``receive`` also signals. ``recorded`` is the
+    number of results that the thread already holds.
     """
 
     scenario: ScenarioName
@@ -63,7 +63,7 @@ class Case(Struct, frozen=True):
 
     @property
     def unit(self) -> Unit:
-        """What the cost of a sample of this case is counted in."""
+        """The unit of a sample's cost."""
         match self.scenario:
             case "run" | "resume":
                 return "µs a run"
@@ -127,7 +127,7 @@ class Case(Struct, frozen=True):
 class Sample(Struct, frozen=True):
     """One measurement: its cost in the case's unit, and the wall-clock seconds it took.
 
-    The cost of a case in µs a run is the median over its runs, and only there is a ``p99``.
+    The cost of a case in µs a run is the median over its runs; only such a case has a ``p99``.
     """
 
     cost: float

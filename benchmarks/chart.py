@@ -72,13 +72,13 @@ class Scale(Struct, frozen=True):
     high: int
 
     def x(self, value: float) -> float:
-        """Where this many µs are."""
+        """The position of a number of µs."""
         share = (log10(value) - self.low) / (self.high - self.low)
         return AXIS_START + share * (AXIS_END - AXIS_START)
 
 
 def chart(found: Report) -> str:
-    """The chart of this report; an empty one where nothing that it shows was measured."""
+    """The chart of this report, which is empty where none of its cases was measured."""
     groups = [group for scenario, form in GROUPS if (group := chosen(found, scenario, form))]
     costs = [line.cost for group in groups for line in group.lines if line.cost]
     scale = Scale(floor(log10(min(costs))), ceil(log10(max(costs)))) if costs else Scale(0, 1)
@@ -102,7 +102,7 @@ def chart(found: Report) -> str:
 
 
 def chosen(found: Report, scenario: ScenarioName, form: Form) -> Group | None:
-    """The size of this case that most contenders were measured at; of those the largest."""
+    """The bars of this case at the size with most contenders; of equal sizes, the largest."""
     by_case: dict[Case, list[Line]] = {}
     for line in found.figures:
         case = line.case

@@ -10,10 +10,10 @@ __all__ = ("Figure", "amount")
 
 
 class Figure(Struct):
-    """What the table shows of one contender in one case.
+    """The samples of one contender in one case.
 
-    ``fsync`` says when a result is safe from loss of power, ``pragmas`` what the contender's own
-    connection answered, ``note`` why samples are missing.
+    ``fsync`` says when a result is safe from loss of power, ``note`` why samples are missing;
+    ``pragmas`` are the settings of the contender's own connection.
     """
 
     case: Case
@@ -42,7 +42,7 @@ class Figure(Struct):
 
 
 def amount(value: float) -> str:
-    """Three digits where there are so many, thousands separated."""
+    """A number with three significant digits at least, and separated thousands."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

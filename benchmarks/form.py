@@ -19,7 +19,7 @@ async def awaited(
 ) -> list[T]:
     """The result of ``call`` for each item, in order, awaited in this form.
 
-    ``width`` is the number of children of the pool; the other forms have no use for it.
+    ``width`` is the number of children of the pool; the other forms do not use it.
     """
     match form:
         case "chain":

@@ -1,4 +1,4 @@
-"""One measurement of one contender: set the stage, take the time, check the answer."""
+"""One measurement of one contender: prepare the database, take the time, check the answer."""
 
 import asyncio
 import gc
@@ -18,7 +18,7 @@ THREAD_ID = "benchmark"
 
 
 def filling_of(case: Case) -> Case | None:
-    """The case whose filled database this one is measured on; None: on an empty one."""
+    """The case whose filled database this case needs; ``None`` if it needs an empty one."""
     match case.scenario:
         case "replay":
             return Case("replay", case.size)
@@ -33,7 +33,7 @@ def filling_of(case: Case) -> Case | None:
 
 
 async def fill(open_session: OpenSession, filling: Case, path: Path) -> None:
-    """Record what is to be there already."""
+    """Record what ``filling`` holds before the measurement."""
     async with open_session(path) as session:
         match filling.scenario:
             case "replay":
@@ -53,7 +53,7 @@ async def fill(open_session: OpenSession, filling: Case, path: Path) -> None:
 
 
 async def measure(open_session: OpenSession, case: Case, path: Path) -> Sample:
-    """One sample of this case, on a database that `fill` made where the case needs one."""
+    """One sample of this case, on a database that `fill` made if the case needs one."""
     if case.scenario == "payloads":
         for number in range(case.size):
             page(number)
@@ -174,13 +174,13 @@ def check(found: int, expected: int) -> None:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The nearest-rank percentile: the smallest value that ``percent`` of them do not exceed."""
+    """The nearest-rank percentile: the smallest value that ``percent`` % of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 def peak_mebibytes() -> float:
-    """The most memory this process ever had resident."""
+    """The peak of this process's resident memory."""
     # ru_maxrss is in KiB, on macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

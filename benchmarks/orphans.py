@@ -1,6 +1,6 @@
-"""Runs that are to lose their owner: ``python -m benchmarks.orphans FILE COUNT TASKS RECORDED``.
+"""The owner of runs, to be killed: ``python -m benchmarks.orphans FILE COUNT TASKS RECORDED``.
 
-It begins the runs, records so many tasks of each, says so, and waits to be killed.
+It begins COUNT runs, records RECORDED tasks of each, prints ``held``, and waits to be killed.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from taskflow import Runtime
 
 
 async def main(path: str, count: int, tasks: int, recorded: int) -> None:
-    """Hold ``count`` runs of ``tasks`` tasks each, after the task of that number."""
+    """Hold ``count`` runs of ``tasks`` tasks each, after ``recorded`` tasks."""
     Plan.holds_at, Plan.held = recorded, asyncio.Semaphore(0)
     async with Runtime(path) as runtime:
         for number in range(count):

@@ -1,4 +1,4 @@
-"""A payload of 64 KiB as programs really return them: a record of text, numbers and lists."""
+"""A realistic payload of 64 KiB: a record of text, numbers and lists."""
 
 from functools import cache
 from typing import TypedDict
@@ -24,7 +24,7 @@ class Paragraph(TypedDict):
 
 
 class Page(TypedDict):
-    """What a crawler might keep of one page."""
+    """A page, as a crawler might record it."""
 
     url: str
     title: str
@@ -34,7 +34,7 @@ class Page(TypedDict):
 
 @cache
 def page(number: int) -> Page:
-    """Page ``number``: different text for each, `PAGE_BYTES` long as JSON to within a paragraph."""
+    """Page ``number``, with text of its own; as JSON `PAGE_BYTES` long to within a paragraph."""
     made = Page(
         url=f"https://example.org/{number}", title=f"Page {number}", status=200, paragraphs=[]
     )

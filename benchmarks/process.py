@@ -1,4 +1,4 @@
-"""A worker process, as the suite sees it."""
+"""The suite's side of a worker process."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ class WorkerProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def ask(self, case: Case, limit: float) -> Answer:
-        """What the worker answers; after ``limit`` seconds it is killed, and said so."""
+        """The worker's answer; after ``limit`` seconds it is killed, and the answer says so."""
         process = self.process or self.start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -60,7 +60,7 @@ class WorkerProcess:
         return lines[-1] if lines else "it said nothing"
 
     def close(self) -> None:
-        """End the process and remove what it left."""
+        """End the process and remove its folder."""
         if self.process is not None:
             self.process.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)

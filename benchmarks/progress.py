@@ -9,7 +9,7 @@ __all__ = ("Progress",)
 
 
 class Progress:
-    """Says which sample is being taken, of how many."""
+    """Shows which sample is being taken, and how many there are."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -19,7 +19,7 @@ class Progress:
         self.terminal = sys.stderr.isatty()
 
     def show(self, step: Step) -> None:
-        """Note that this step begins."""
+        """Show that this step begins."""
         self.taken += 1
         words = f"{step.case.title}, round {step.round} of {step.rounds}"
         minutes, seconds = divmod(int(monotonic() - self.started), 60)
@@ -32,6 +32,6 @@ class Progress:
             self.said = words
 
     def clear(self) -> None:
-        """Leave the line to what is printed next."""
+        """Erase the line, before other output."""
         if self.terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

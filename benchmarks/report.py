@@ -1,4 +1,4 @@
-"""The report: what was measured, on what, as JSON."""
+"""The report: the figures and the machine, as JSON."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ PACKAGES = (
 
 
 class Machine(Struct, frozen=True):
-    """What the figures were measured on; ``load`` is the load average before the first of them."""
+    """The machine of the figures; ``load`` is the load average before the first of them."""
 
     system: str
     cores: int
@@ -57,7 +57,7 @@ class Line(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """All that one run of the suite found."""
+    """All results of one run of the suite."""
 
     quick: bool
     repeat: int
@@ -74,7 +74,7 @@ def report(
     repeat: int,
     load: float,
 ) -> Report:
-    """The report on these figures, measured on this machine under this load of others."""
+    """The report on these figures; ``load`` is what other programs cost meanwhile."""
     labels = {one.name: one.label for one in CONTENDERS}
     lines = [
         Line(

@@ -1,4 +1,4 @@
-"""What is measured: each scenario with its cases and the contenders that take them."""
+"""The scenarios, with their cases and the contenders that take them."""
 
 from typing import get_args
 
@@ -20,9 +20,9 @@ SIMILAR = {"langgraph-async", "dbos"}
 
 
 class Scenario(Struct, frozen=True):
-    """Cases that one set of worker processes is given, case after case.
+    """Cases that one set of worker processes takes, case after case.
 
-    Where it ``alternates`` they take turns, round by round: they are compared with each other.
+    Where it ``alternates`` the cases take turns in each round, to be compared with each other.
     """
 
     name: ScenarioName
@@ -31,7 +31,7 @@ class Scenario(Struct, frozen=True):
 
 
 def scenarios(*, quick: bool) -> tuple[Scenario, ...]:
-    """All that is measured; with ``quick`` less of each."""
+    """All scenarios; with ``quick`` they are smaller."""
     replays: tuple[Form, ...] = ("chain", *FAN_OUTS)
     sizes = (1_000, 10_000)
     held = (0, 10_000, 100_000)
@@ -116,11 +116,11 @@ def ways(*names: Way) -> tuple[Way, ...]:
 
 
 def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
-    """Whether this contender is given this case.
+    """Whether this contender takes this case.
 
-    Peers have one way to fan out, and the largest cases take some of them minutes: not in
-    ``quick``, which also takes one of each two that differ little. Floors are left out where they
-    have nothing to do.
+    Peers have one way to fan out, and need minutes for the largest cases, which ``quick`` leaves
+    out for them; it also takes only one of two similar contenders. Floors are left out of cases in
+    which they have nothing to do.
     """
     if quick and contender.name in SIMILAR:
         return False
@@ -136,7 +136,7 @@ def takes(contender: Contender, case: Case, *, quick: bool) -> bool:
         case "resume" if contender.family in {"taskflow_runtime", "floor_raw"}:
             return True
         case "resume":
-            # LangGraph unwinds whoever waits; DBOS keeps him in memory.
+            # LangGraph unwinds a waiting workflow; DBOS keeps it in memory.
             return contender.family == ("langgraph" if case.way == "asleep" else "dbos")
         case "replay" if contender.family in {"floor_bare", "floor_raw"}:
             return False

@@ -18,7 +18,7 @@ __all__ = ("Step", "Suite")
 
 
 class Step(Struct, frozen=True):
-    """What is being measured now, for whoever shows progress."""
+    """The sample that is being taken now."""
 
     case: Case
     contender: str
@@ -27,10 +27,10 @@ class Step(Struct, frozen=True):
 
 
 class Suite(Struct):
-    """How to measure: ``repeat`` rounds over each case, databases in ``folder``.
+    """A run of the suite: ``repeat`` rounds over each case, with databases in ``folder``.
 
-    A contender that has spent ``budget`` seconds on a case, the filling of its database included,
-    gets no further round of it; a sample that takes more than ``limit`` seconds is given up.
+    A contender that has spent ``budget`` seconds on a case, including the filling of its database,
+    gets no further round of it; a sample is given up after ``limit`` seconds.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -42,7 +42,7 @@ class Suite(Struct):
     limit: float = 1_200.0
 
     def steps(self) -> int:
-        """How many samples there are to take, if nothing is slow."""
+        """The number of samples, if no contender is slow."""
         return sum(
             self.rounds(case)
             * len(IMPORTS if case.scenario == "import" else self.contenders_of(case))
@@ -51,7 +51,7 @@ class Suite(Struct):
         )
 
     def rounds(self, case: Case) -> int:
-        # The growth of memory is that of a fresh process, and hardly varies.
+        # The growth of memory is measured in a fresh process, and hardly varies.
         return 1 if case.scenario in {"million", "paused"} else self.repeat
 
     def contenders_of(self, case: Case) -> list[Contender]:
@@ -102,15 +102,15 @@ class Suite(Struct):
 
     def measure_imports(self, case: Case, show: Callable[[Step], None]) -> list[Figure]:
         figures = {label: Figure(case, label, "") for label in IMPORTS}
-        # Once more than is kept: the first import writes byte code.
+        # One round more than is kept: the first import writes byte code.
         for number in range(self.repeat + 1):
-            for label, modules in IMPORTS.items():
+            for label, statement in IMPORTS.items():
                 if figures[label].note:
                     continue
                 if number:
                     show(Step(case, label, number, self.repeat))
                 try:
-                    sample = import_time(modules)
+                    sample = import_time(statement)
                 except ImportError as error:
                     figures[label].note = str(error)
                     continue

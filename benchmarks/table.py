@@ -60,7 +60,7 @@ def case_grid(figures: Sequence[Figure]) -> Grid:
 
 
 def verdicts_grid(verdicts: Sequence[Verdict]) -> Grid:
-    """What the suite must show, line by line."""
+    """The demands on the suite's figures, line by line."""
     words = {True: "met", False: "NOT MET", None: "–"}
     return Grid(
         "What it must show",
@@ -93,7 +93,7 @@ def show_rich(grid: Grid) -> None:
     for row in grid.rows:
         table.add_row(*row, style="red" if "NOT MET" in row else None)
     console = Console()
-    # Piped into a file there is no width to keep to.
+    # A file has no width to keep to.
     (console if console.is_terminal else Console(width=140)).print(table)
 
 

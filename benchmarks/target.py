@@ -1,4 +1,4 @@
-"""What the suite must show, and whether it does."""
+"""The demands on the suite's figures, and whether they are met."""
 
 from collections.abc import Iterable
 
@@ -39,10 +39,9 @@ class Pick(Struct, frozen=True):
 class Target(Struct, frozen=True):
     """A line of the target table: ``figure`` is at most ``limit`` times ``reference``.
 
-    With ``faster`` it is the reference that is at least ``limit`` times the figure; ``slack`` is
-    a difference in the case's unit that is allowed where it is more; without a reference the
-    limit is in the case's unit. ``size`` is the size that is meant: another one that was measured
-    in its place is shown.
+    With ``faster`` the reference is at least ``limit`` times the figure. A difference of up to
+    ``slack``, in the case's unit, is allowed in any case. Without a reference the limit is in the
+    case's unit. ``size`` is the intended size; another measured size is shown.
     """
 
     line: str
@@ -253,7 +252,7 @@ def judged(target: Target, figures: Iterable[Figure]) -> Verdict:
     ratio = figure.cost / reference.cost
     if target.faster:
         ratio = 1 / ratio
-        # The peer's cost grows with the size: another size says nothing.
+        # The peer's cost grows with the size: a verdict at another size would mean nothing.
         met = None if at else ratio >= target.limit
         return Verdict(target.line, demand, ratio, f"{ratio:.3g} ×", met, at)
 

@@ -1,7 +1,7 @@
 """The process in which one contender is measured: ``python -m benchmarks.worker NAME FOLDER``.
 
-It reads one case a line on its standard input and answers one `Answer` a line on its standard
-output; whatever else is printed in this process goes to its standard error.
+It reads one case a line from its standard input and writes one `Answer` a line to its standard
+output; everything else that the process prints goes to its standard error.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ IN_FRESH_PROCESS = {"million", "paused"}
 
 
 class Answer(Struct):
-    """What the worker says to a case: a sample, or why there is none."""
+    """The worker's answer to a case: a sample, or the reason why there is none."""
 
     sample: Sample | None = None
     pragmas: str = ""
@@ -84,7 +84,7 @@ class Bench:
             with open(f"{source}{suffix}", "rb") as old, open(f"{target}{suffix}", "wb") as new:
                 shutil.copyfileobj(old, new)
                 new.flush()
-                # Else the first commit of the measurement would pay for writing the copy.
+                # Otherwise the first commit of the measurement would pay for writing the copy.
                 os.fsync(new.fileno())
 
     def read_pragmas(self) -> str:

@@ -1,5 +1,5 @@
-"""taskflow in FastAPI: a lifespan opens a `Runtime`, a dependency hands it to handlers, and a
-response tells a client what happens.
+"""taskflow in FastAPI: a lifespan that opens a `Runtime`, a dependency that passes it to handlers,
+and a response that streams a run's events.
 
     from taskflow.fastapi import EventStream, RuntimeDep, lifespan
 
@@ -16,18 +16,18 @@ response tells a client what happens.
     ) -> EventStream:
         return EventStream(runtime.subscribe(order_id, after=last_event_id))
 
-A request that is cancelled (by a middleware, by a server that shuts down) cancels the run that it
-alone waits for; `Runtime.start` begins one that goes on. `taskflow.examples.service` shows that,
-and `taskflow.examples.approval` a run that waits for people.
+A request that is cancelled (by a middleware, or by a server that shuts down) cancels the run if no
+other caller waits for it; a run begun by `Runtime.start` goes on. `taskflow.examples.service` shows
+that, and `taskflow.examples.approval` a run that waits for people.
 
-An app with a lifespan of its own enters this one in it, and passes on what it yields:
+An app with a lifespan of its own enters this one in it, and yields this one's state with its own:
 
     @asynccontextmanager
     async def service(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         async with lifespan(runtime)(app) as state, open_pool() as pool:
             yield {**state, "pool": pool}
 
-A test without a lifespan gives handlers a runtime by ``app.dependency_overrides[get_runtime]``.
+A test without a lifespan passes a runtime to handlers by ``app.dependency_overrides[get_runtime]``.
 Needs the extra ``taskflow-runtime[fastapi]``.
 """
 
@@ -51,16 +51,16 @@ from taskflow.events import Event
 from taskflow.loops.loop import current_loop
 from taskflow.loops.promises import Latch
 from taskflow.runtime.subscriptions import Subscription
-from taskflow.wire.codec import encode_plain
+from taskflow.wire.json import encode_plain
 
 __all__ = ("EventStream", "RuntimeDep", "get_runtime", "lifespan", "server_sent")
 
 STATE_KEY: Final = "taskflow_runtime"
 ENDING_KEY: Final = "taskflow_ending"
 
-# After how many seconds a client should ask again, and a reader has to hear something: proxies
-# close a connection that was silent for 60 s (nginx, AWS), some after 30.
-RETRY_AFTER: Final = 1
+RETRY_AFTER: Final = 1  # seconds before a client should ask again
+# Seconds between signs of life on a stream: proxies close a connection that was silent for 60 s
+# (nginx, AWS), some after 30.
 HEARTBEAT: Final = 15.0
 
 
@@ -73,12 +73,13 @@ def lifespan(
     still execute are released: the same request, `Runtime.resume` or a runtime with
     ``recover=True`` continues them.
 
-    With ``drain``, tasks that execute then have so many seconds to end, and no other one starts:
-    see `Runtime.drain`. That begins at once when the server is told to stop by SIGTERM or SIGINT,
-    while it still waits for its requests. Handlers that wait for a run get RunUnfinished, further
-    requests for a runtime are answered with 503, and an `EventStream` ends. Give the server more
-    time than that (uvicorn's ``timeout_graceful_shutdown``), or none to keep: a request that it
-    cancels takes the run with it that it alone waits for. Ctrl-C once more cuts off what executes.
+    With ``drain``, the executing tasks have that many seconds to end, and no task starts any more:
+    see `Runtime.drain`. The drain begins as soon as the server receives SIGTERM or SIGINT, while it
+    still waits for its requests. Handlers that wait for a run get RunUnfinished, further requests
+    for a runtime are answered with 503, and an `EventStream` ends. Set the server's own limit
+    (uvicorn's ``timeout_graceful_shutdown``) longer than ``drain``, or not at all: a request that
+    the server cancels cancels the run that no other caller waits for. A further Ctrl-C cuts off the
+    executing tasks.
     """
 
     @asynccontextmanager
@@ -97,7 +98,7 @@ def lifespan(
                         await runtime.drain(limit)
                 except Exception as error:
                     drained.set_exception(error)
-                finally:  # also where asyncio.run() has cancelled this: nobody is to wait for it
+                finally:  # also if asyncio.run() cancels this task: the lifespan must not hang
                     drained.set_result()
 
             # Not in a task group, which would wrap the errors of the app's own lifespan.
@@ -116,14 +117,14 @@ def lifespan(
 def get_runtime(connection: HTTPConnection) -> Runtime:
     """The runtime that the app's lifespan opened, for a request or a WebSocket.
 
-    Raises RuntimeError where no lifespan has handed one on, and HTTPException (503, with
+    Raises RuntimeError where no lifespan has provided one, and HTTPException (503, with
     Retry-After) while the runtime is being drained.
     """
     runtime = getattr(connection.state, STATE_KEY, None)
     if not isinstance(runtime, Runtime):
         raise RuntimeError(
-            "this app has no Runtime: make it FastAPI(lifespan=lifespan(Runtime(…))); "
-            "a lifespan around that one yields what it yields, and a TestClient is used in 'with'"
+            "this app has no Runtime: make it FastAPI(lifespan=lifespan(Runtime(…))); a lifespan "
+            "around that one has to yield its state, and a TestClient is entered with 'with'"
         )
     ending: anyio.Event | None = getattr(connection.state, ENDING_KEY, None)
     if ending is not None and ending.is_set():
@@ -136,7 +137,7 @@ RuntimeDep = Annotated[Runtime, Depends(get_runtime)]
 
 
 def server_sent(event: Event) -> bytes:
-    """An event as an EventSource reads it: ``id`` is its number, ``event`` its type, ``data`` JSON.
+    """An event in the form of an EventSource: ``id`` its number, ``event`` its type, ``data`` JSON.
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
@@ -145,20 +146,20 @@ def server_sent(event: Event) -> bytes:
 
 
 class EventStream(Response):
-    """A subscription as server-sent events, for as long as there are any.
+    """A response that streams a subscription as server-sent events.
 
-    A client that was cut off sends the last ``id`` that it has seen as the header Last-Event-ID, an
-    EventSource by itself: with that as ``subscribe(after=…)`` it gets every durable event once. At
-    ``run_completed``, ``run_failed`` and a ``run_cancelled`` that is ``final`` the client closes
-    its EventSource, which would ask again. Every ``heartbeat`` seconds a comment is sent, so that
-    no proxy takes the connection for dead. The response ends with the subscription, and when the
-    client goes away or the lifespan drains the runtime.
+    A client that was disconnected sends the last ``id`` that it has seen as the header
+    Last-Event-ID (an EventSource does so by itself): with that as ``subscribe(after=…)`` it gets
+    every durable event once. At ``run_completed``, ``run_failed`` and a ``run_cancelled`` that is
+    ``final`` the client has to close its EventSource, which would otherwise connect again. A
+    comment every ``heartbeat`` seconds keeps proxies from closing the connection. The response ends
+    with the subscription, when the client disconnects, or when the lifespan drains the runtime.
     """
 
     media_type = "text/event-stream"
 
     def __init__(self, events: Subscription, *, heartbeat: float = HEARTBEAT) -> None:
-        # Nobody on the way is to keep events, or to hold them back (nginx reads the second one).
+        # No proxy may cache events, or buffer them (nginx reads the second header).
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
         self._events = events
@@ -182,7 +183,7 @@ class EventStream(Response):
 
 
 class _Client:
-    """Who reads a response, while somebody else may send to him too."""
+    """The client that reads a response, to which two tasks send."""
 
     def __init__(self, receive: Any, send: Any) -> None:
         self._receive = receive
@@ -196,14 +197,14 @@ class _Client:
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def beat(self, interval: float) -> None:
-        """Say how soon to ask again after a cut, then a comment every ``interval`` seconds."""
+        """Send the delay before a reconnection, then a comment every ``interval`` seconds."""
         await self.send(b"retry: %d\n\n" % (1000 * RETRY_AFTER))
         while True:
             await anyio.sleep(interval)
             await self.send(b":\n\n")
 
     async def gone(self) -> None:
-        """Wait until he is."""
+        """Wait until the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._is_gone = True
@@ -217,12 +218,13 @@ async def _end_with(group: TaskGroup, end: Callable[[], Awaitable[object]]) -> N
 
 @contextmanager
 def _told_to_stop(stop: Callable[[], object], stop_now: Callable[[], object]) -> Iterator[None]:
-    """Have ``stop`` called on this event loop as soon as the server gets SIGTERM or SIGINT.
+    """Call ``stop`` on this event loop as soon as the server receives SIGTERM or SIGINT.
 
-    And ``stop_now`` at a SIGINT after that, at which uvicorn too does not wait any longer.
-    Uvicorn installs its handlers with `signal.signal` before it enters the lifespan, and puts the
-    earlier ones back after it has left it. So they are wrapped: what the server does on a signal
-    it does as before. Where it handles none, as in a test, nothing is changed.
+    A later SIGINT, at which uvicorn stops waiting too, calls ``stop_now``.
+
+    Uvicorn installs its handlers with `signal.signal` before it enters the lifespan, and restores
+    the earlier ones after it has left it. So its handlers are wrapped, and still called. Where
+    there are none, as in a test, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -254,7 +256,7 @@ def _told_to_stop(stop: Callable[[], object], stop_now: Callable[[], object]) ->
 
 
 def _threadsafe(callback: Callable[[], object]) -> Callable[[], object]:
-    """What has ``callback`` called by the event loop that is running now, soon."""
+    """A function for any thread that has the event loop running now call ``callback``."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

@@ -1,6 +1,7 @@
-"""Who is compared: taskflow, its peers, and the floors.
+"""The contenders: taskflow, its peers, and the floors.
 
-A floor is what the machine allows: the least that must happen, with nothing around it.
+A floor is the bound that the machine sets: the least work that must be done, with nothing around
+it.
 """
 
 from importlib import import_module
@@ -19,8 +20,8 @@ Kind = Literal["taskflow", "peer", "floor"]
 class Contender(Struct, frozen=True):
     """One line of each table, and how to open it.
 
-    ``fsync`` says when a result is safe from loss of power; ``needs`` are the modules that must
-    be there, ``options`` what the module's `open_session` is given.
+    ``fsync`` says when a result is safe from loss of power; ``needs`` are the modules that must be
+    installed, ``options`` the arguments of its module's ``opener``.
     """
 
     name: str
@@ -64,7 +65,7 @@ CONTENDERS = (
         ("taskflow",),
         {"durability": "async", "synchronous": "FULL"},
     ),
-    # LangGraph hands a task's result on while its write is on the way, in both modes; `sync`
+    # LangGraph returns a task's result while its write is on the way, in both modes; `sync`
     # waits for the checkpoint at the end of the step (an entrypoint is one step).
     Contender(
         "langgraph-sync",
@@ -142,7 +143,7 @@ def contender(name: str) -> Contender:
 
 
 def missing(contender: Contender) -> str | None:
-    """The first module that this contender needs and that is not installed."""
+    """The first of the modules that this contender needs that is not installed."""
     for module in contender.needs:
         try:
             found = find_spec(module) is not None
@@ -154,6 +155,6 @@ def missing(contender: Contender) -> str | None:
 
 
 def opener(contender: Contender) -> OpenSession:
-    """What opens this contender on a path; imports its module."""
+    """The function that opens this contender on a path; imports its module."""
     module = import_module(f"benchmarks.contenders.{contender.family}")
     return cast("OpenSession", module.opener(**contender.options))

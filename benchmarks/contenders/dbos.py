@@ -31,7 +31,7 @@ UPDATE workflow_status SET status = 'PENDING', output = NULL, error = NULL WHERE
 
 
 class Plan:
-    """How the next execution of a workflow behaves: no input, so that a rerun may differ."""
+    """The behaviour of the next execution; not a workflow's input, so that a rerun may differ."""
 
     form: Form = "chain"
     fails: bool = False

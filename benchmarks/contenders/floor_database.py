@@ -1,6 +1,6 @@
 """The tables that floors b and f write: taskflow's own, column by column, with its pragmas.
 
-Only this module knows the schema; `taskflow/stores/statements.py` is what it follows.
+Only this module knows the schema, which it copies from `taskflow/stores/sqlite/statements.py`.
 """
 
 import sqlite3
@@ -106,11 +106,11 @@ OWNER = f"{1:032x}"
 Value = str | bytes | int | float | None
 Row = tuple[Value, ...]
 Operation = tuple[str, Row]
-"""A statement and what it binds."""
+"""A statement and its parameters."""
 
 
 class Arguments(msgspec.Struct):
-    """What a recorded call was given."""
+    """The arguments of a recorded call."""
 
     number: int
 
@@ -131,22 +131,22 @@ async def connected(
 
 
 def select_latest_runs(thread_ids: Sequence[str]) -> Operation:
-    """A look at the latest run of each of these threads."""
+    """The query for the latest run of each of these threads."""
     return filled(SELECT_LATEST_RUNS, THREAD_ROW, len(thread_ids)), tuple(thread_ids)
 
 
 def insert_runs(rows: Sequence[Row]) -> Operation:
-    """What begins the runs of these rows."""
+    """The statement that inserts these runs."""
     return filled(INSERT_RUNS, RUN_ROW, len(rows)), tuple(chain.from_iterable(rows))
 
 
 def insert_checkpoints(rows: Sequence[Row]) -> Operation:
-    """What records the results of these rows."""
+    """The statement that inserts these results."""
     return filled(INSERT_CHECKPOINTS, CHECKPOINT_ROW, len(rows)), tuple(chain.from_iterable(rows))
 
 
 def end_runs(rows: Sequence[Row]) -> Operation:
-    """What ends the runs of these rows."""
+    """The statement that ends these runs."""
     return filled(END_RUNS, END_ROW, len(rows)), tuple(chain.from_iterable(rows))
 
 
@@ -156,17 +156,17 @@ def filled(statement: str, row: str, rows: int) -> str:
 
 
 def pause_run(thread_id: str, run_id: str, waits: bytes) -> Operation:
-    """What pauses a run that waits."""
+    """The statement that pauses a run."""
     return PAUSE_RUN, (waits, thread_id, run_id)
 
 
 def continue_run(thread_id: str, run_id: str) -> Operation:
-    """What makes a paused run somebody's own again."""
+    """The statement that gives a paused run an owner again."""
     return CONTINUE_RUN, (OWNER, thread_id, run_id)
 
 
 def random_id() -> str:
-    """As long as a 128-bit digest in hex, and as scattered over the index as one."""
+    """An id as long as a 128-bit digest in hex, and as scattered over the index."""
     return f"{getrandbits(128):032x}"
 
 
@@ -181,7 +181,7 @@ def checkpoint_of(
     kind: str = "value",
     signal: str | None = None,
 ) -> Row:
-    """The row of one result, of a signal, or of what takes a signal."""
+    """The row of one result, of a signal, or of the receive that takes one."""
     return (
         thread_id,
         run_id,
@@ -216,5 +216,5 @@ def run_of(thread_id: str, run_id: str, workflow: str, arguments: bytes) -> Row:
 
 
 def end_of(thread_id: str, run_id: str, result: bytes) -> Row:
-    """What ends a run with its result."""
+    """The row that ends a run with its result."""
     return (thread_id, run_id, result, time.time(), crc32(result))

@@ -1,7 +1,7 @@
 """Floor f: a minimal group commit on aiosqlite, with nothing else around it.
 
-One writer takes all that is pending, commits it in one trip to the connection's thread, and wakes
-whoever waits.
+One writer takes all pending rows, commits them in one trip to the connection's thread, and wakes
+the waiting tasks.
 """
 
 import asyncio
@@ -59,13 +59,13 @@ decode_page = msgspec.json.Decoder(Page).decode
 
 
 class Transaction(str):
-    """Operations in the place of SQL: how several statements are one trip to the thread."""
+    """Several operations in place of one SQL text: one trip to the connection's thread."""
 
     operations: Sequence[Operation]
 
 
 class Connection(sqlite3.Connection):
-    """A connection that executes a `Transaction` as one."""
+    """A connection that executes a `Transaction` as one transaction."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         if not isinstance(sql, Transaction):
@@ -78,7 +78,7 @@ class Connection(sqlite3.Connection):
 
 
 class Journal:
-    """What is pending, and the writer that commits it."""
+    """The pending rows, and the writer that commits them."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self.connection = connection
@@ -90,7 +90,7 @@ class Journal:
         self.awake = asyncio.Event()
 
     def put(self, pending: list[Row], row: Row) -> asyncio.Future[None]:
-        """Add a row to one of the lists; done when it is committed."""
+        """Add a row to one of the lists; the future is done when the row is committed."""
         pending.append(row)
         committed: asyncio.Future[None] = self.loop.create_future()
         self.waiting.append(committed)
@@ -222,7 +222,7 @@ class GroupSession(Session):
 
 
 async def replayed(form: Form, decode: Callable[[bytes], T], payloads: list[bytes]) -> list[T]:
-    """The same form, over coroutines that return the decoded rows."""
+    """The results of coroutines that only decode the rows, awaited in the same form."""
 
     async def answer(position: int) -> T:
         return decode(payloads[position])

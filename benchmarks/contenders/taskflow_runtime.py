@@ -1,4 +1,4 @@
-"""taskflow, as its README says."""
+"""taskflow, used as its README shows."""
 
 import asyncio
 import gc
@@ -32,9 +32,9 @@ Durability = Literal["sync", "async", "exit"]
 
 
 class Plan:
-    """How the next execution of a workflow behaves: no input, so that a rerun may differ.
+    """The behaviour of the next execution; not a workflow's input, so that a rerun may differ.
 
-    ``holds_at``: after so many tasks the workflow releases ``held`` and waits for ever.
+    After ``holds_at`` tasks, if given, the workflow releases ``held`` and never ends.
     """
 
     form: Form = "chain"
@@ -141,7 +141,7 @@ class TaskflowSession(Session):
 
     async def extend(self, thread_id: str, form: Form, items: range) -> float:
         async with self.runtime.thread(thread_id):
-            # What a fresh thread does behind its caller is not part of what is measured.
+            # The background work for a new thread is not part of the measurement.
             await asyncio.sleep(0.05)
             started = perf_counter()
             await squared(form, items)
@@ -176,7 +176,7 @@ class TaskflowSession(Session):
     async def streamed(self, thread_id: str, form: Form, size: int) -> int:
         Plan.form, Plan.fails = form, False
         completed = 0
-        # Room for all: what is dropped would cost nothing.
+        # Room for all events: dropped ones would cost nothing.
         call, buffer = squares(size), 4 * size + 100
         async with self.runtime.stream(call, thread_id=thread_id, buffer=buffer) as events:
             async for event in events:
@@ -199,7 +199,7 @@ class TaskflowSession(Session):
         for number, name in enumerate(names):
             if not asleep:
                 handles.append(await self.runtime.start(answer(), thread_id=name))
-            # Until what else happens on a start or a result has happened.
+            # Let the background work of a start, or of the last result, end first.
             await asyncio.sleep(0.01)
             started = perf_counter()
             await self.runtime.send(name, "number", number)
@@ -249,7 +249,7 @@ class TaskflowSession(Session):
             return perf_counter() - started
 
     async def all_are(self, status: str, count: int) -> None:
-        """Wait until no run is executed any more: so many have that status then."""
+        """Wait until no run executes any more; then ``count`` runs have the ``status``."""
         with closing(sqlite3.connect(self.path)) as connection:
             while connection.execute(ANY_RUNS).fetchone():  # noqa: ASYNC110 - costs the runtime nothing
                 await asyncio.sleep(0.005)

@@ -1,17 +1,17 @@
-"""Expenses that wait for people: one is asked, reminded, and at last a second one is asked too.
+"""Expenses that wait for people: one person is asked, then reminded, then a second is asked too.
 
     python -m taskflow.examples.approval
 
-and a look at http://localhost:8000, or
+Then open http://localhost:8000, or
 
     curl localhost:8000/expenses --json '{"id": "E1", "what_for": "a lamp", "cents": 4900}'
     curl localhost:8000/expenses/E1
     curl -N localhost:8000/expenses/E1/events &
     curl localhost:8000/expenses/E1/answers --json '{"by": "Ann", "approved": true}'
 
-``kill -9`` the service while it waits, for a minute or a month, and start it again: it has
-forgotten nobody, reminds whom it should have reminded meanwhile, and pays once. Who watched goes on
-where he was cut off:
+``kill -9`` the service while it waits, for a minute or a month, and start it again: it continues
+every expense, sends the reminders that became due meanwhile, and pays once. A client that watched
+continues after the last event that it has seen:
 
     curl -N localhost:8000/expenses/E1/events -H 'Last-Event-ID: 12'
 
@@ -53,11 +53,11 @@ from taskflow.errors import HistoryMismatch, StoreError
 from taskflow.fastapi import EventStream, RuntimeDep, lifespan
 from taskflow.records import RunRecord
 
-# Read when a server imports this module: each of its worker processes does so for itself.
+# Read when a server imports this module, which each of its worker processes does.
 APPROVAL_DB: Final = os.environ.get("APPROVAL_DB", "approval.db")
 BANK_DELAY: Final = float(os.environ.get("BANK_DELAY", "0"))
 
-DRAIN: Final = 20  # seconds for what executes to end, when the service is told to stop
+DRAIN: Final = 20  # seconds for the executing tasks to end when the service is told to stop
 PAGE: Final = Path(__file__).with_suffix(".html")
 
 ExpenseId = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=64)]
@@ -70,18 +70,18 @@ Person = Literal["Ann", "Bob"]
 
 @dataclass(frozen=True)
 class Expense:
-    """What somebody would like to spend."""
+    """An amount of money to be approved."""
 
     id: ExpenseId
     what_for: Annotated[str, Field(min_length=1, max_length=200)]
     cents: Annotated[int, Field(gt=0, le=10_000_000)]
-    remind_after: Seconds = 3600  # without an answer Ann is reminded
-    escalate_after: Seconds = 86400  # from then on; Bob is asked too
+    remind_after: Seconds = 3600  # after this time without an answer Ann is reminded
+    escalate_after: Seconds = 86400  # after this time from the reminder Bob is asked too
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What Ann or Bob says to that."""
+    """The answer of Ann or Bob to an expense."""
 
     by: Person
     approved: bool
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of it."""
+    """The deciding answer, and the payment's number if there is one."""
 
     answer: Answer
     payment: str | None
@@ -98,16 +98,16 @@ class Decision:
 
 @task
 async def notify(person: Person, message: str) -> None:
-    """Send a mail, say; here it is only printed."""
+    """Print a message; a real service would send a mail."""
     print(f"to {person}: {message}", flush=True)
 
 
 @task
 async def pay(expense: Expense) -> str:
-    """Have the bank pay; the payment's number.
+    """Have the bank pay, and return the payment's number.
 
-    A crash in here leaves open whether the bank has paid. So it is asked again with the same key,
-    and knows what it has done already.
+    After a crash it is unknown whether the bank has paid. The next attempt sends the same key, by
+    which the bank finds the payment that it has made already.
     """
     await asyncio.sleep(BANK_DELAY)
     payment = current().idempotency_key[:8]
@@ -134,7 +134,7 @@ async def approve(expense: Expense) -> Decision:
 
 @workflow
 async def ask(expense: Expense) -> Answer:
-    """Who answers first decides. An answer that comes between two questions is not lost."""
+    """The first answer decides. An answer that comes between two questions is not lost."""
     question = f"May we spend {expense.cents / 100:.2f} on {expense.what_for}?"
     await notify("Ann", question)
     await emit("asked Ann")
@@ -159,19 +159,19 @@ app = FastAPI(title="Expenses", lifespan=lifespan(runtime, drain=DRAIN))
 
 @app.get("/")
 async def page() -> HTMLResponse:
-    """All of it for people: one page, which needs nothing else."""
+    """The page for people, self-contained."""
     return HTMLResponse(PAGE.read_text())
 
 
 @app.post("/expenses", status_code=202)
 async def draft(expense: Expense, runtime: RuntimeDep) -> dict[str, Any]:
-    """Begin to ask about an expense; the same one again is the same run."""
+    """Start the approval of an expense; the same expense again is the same run."""
     try:
         await runtime.start(approve(expense), thread_id=expense.id, run_id=expense.id)
     except ThreadBusy as busy:
         if not busy.same_run:
             raise
-        # Another worker of this service has it.
+        # Another worker of this service executes it.
     return shown(await runtime.get(expense.id))
 
 
@@ -183,7 +183,7 @@ async def list_expenses(runtime: RuntimeDep) -> list[dict[str, Any]]:
 
 @app.get("/expenses/{expense_id}")
 async def show(expense_id: ExpenseId, runtime: RuntimeDep) -> dict[str, Any]:
-    """How far an expense is, who is asked what until when, and what was decided."""
+    """The status of an expense, its open questions, and the decision."""
     return shown(await runtime.get(expense_id))
 
 
@@ -194,7 +194,7 @@ async def answer(
     runtime: RuntimeDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> None:
-    """Answer for Ann or Bob; once for each key, however often it is sent."""
+    """Take an answer of Ann or Bob; one sent again with the same key counts once."""
     try:
         await runtime.send(expense_id, f"answer of {answer.by}", answer, id=idempotency_key)
     except RunNotFound:
@@ -208,13 +208,13 @@ async def watch(
     runtime: RuntimeDep,
     last_event_id: Annotated[int | None, Header()] = None,
 ) -> EventStream:
-    """What happens, as it happens: server-sent events."""
+    """The events of an expense, as server-sent events."""
     run = await runtime.get(expense_id)
     return EventStream(runtime.subscribe(expense_id, run_id=run.run_id, after=last_event_id))
 
 
 def shown(run: RunRecord) -> dict[str, Any]:
-    """What a client is told of an expense."""
+    """The form in which clients see an expense."""
     return {
         "expense": run.input["expense"],
         "status": run.status,
@@ -231,7 +231,7 @@ def shown(run: RunRecord) -> dict[str, Any]:
     }
 
 
-# What a client reads: never the error's own text, which names files and other people's expenses.
+# The answers to errors, never with the error's own text, which names files and other expenses.
 ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
     RunNotFound: (404, "there is no such expense"),
     HistoryMismatch: (409, "this id belongs to an expense with another content"),
@@ -243,7 +243,7 @@ ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
 
 
 async def explain(request: Request, error: Exception) -> JSONResponse:
-    """Answer for an error; after a status of the 500s the same request may well succeed."""
+    """Answer a request that failed; after a status of the 500s, the same request may succeed."""
     status, detail = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     headers = {"Retry-After": "1"} if status >= 500 else None
     return JSONResponse({"detail": detail}, status, headers)
@@ -254,7 +254,7 @@ for kind in ANSWERS:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve it."""
+    """Serve the expenses."""
     parser = argparse.ArgumentParser(prog="python -m taskflow.examples.approval")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--db", default=APPROVAL_DB, help="the expenses' file (%(default)s)")

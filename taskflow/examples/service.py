@@ -12,11 +12,12 @@ An order, the same order again, and what happened:
     curl localhost:8000/orders/A1
     curl localhost:8001/charges
 
-The second answer is the first one, from its record, though the provider failed twice on the way:
-once before it had charged, once after. Start the provider with ``--delay 8``, send another order,
+The second answer is the recorded first one, though the provider failed twice on the way: once
+before it had charged, once after. Start the provider with ``--delay 8``, send another order,
 ``kill -9`` the service meanwhile, start it again and repeat the request: the order is finished, and
-charged once. SIGTERM (or Ctrl-C) lets a charge end that is under way, and starts nothing more: who
-waits is told 503, and repeats the request. An order that nobody asks for again is finished by
+charged once. SIGTERM (or Ctrl-C) lets a charge that is under way end, and starts nothing more:
+waiting clients are answered 503, and repeat the request. An order whose client does not is
+finished by
 
     taskflow resume taskflow.examples.service:fulfil --thread A1 --db orders.db
 
@@ -55,7 +56,7 @@ from taskflow import (
 from taskflow.errors import HistoryMismatch, LeaseLost, StoreError
 from taskflow.fastapi import RuntimeDep, lifespan
 
-# Read when a server imports this module: each of its worker processes does so for itself.
+# Read when a server imports this module, which each of its worker processes does.
 ORDERS_DB: Final = os.environ.get("ORDERS_DB", "orders.db")
 PROVIDER_URL: Final = os.environ.get("PROVIDER_URL", "http://127.0.0.1:8001")
 PROVIDER_DELAY: Final = float(os.environ.get("PROVIDER_DELAY", "0"))
@@ -71,7 +72,7 @@ OrderId = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=64)]
 
 @dataclass(frozen=True)
 class Order:
-    """What a client sends."""
+    """The body of a client's request."""
 
     id: OrderId
     item: Annotated[str, Field(max_length=200)]
@@ -80,7 +81,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a client is answered, however often it asks."""
+    """The answer to a client, the same for every repeated request."""
 
     order_id: str
     charge_id: str
@@ -88,21 +89,21 @@ class Receipt:
 
 
 class CardError(ValueError):
-    """The card was declined: a ValueError, because another attempt would not mend it."""
+    """The card was declined: a ValueError, which another attempt would only repeat."""
 
 
 @task
 async def reserve(item: str) -> str:
-    """Put one ``item`` aside; the reservation."""
+    """Put one ``item`` aside, and return the reservation."""
     return f"{item}-{secrets.token_hex(4)}"
 
 
 @task(retry=RetryPolicy(max_attempts=5, initial_interval=0.2), timeout=10)
 async def charge(order_id: str, cents: int) -> str:
-    """Have the provider charge the customer; the charge's id. Raises CardError.
+    """Have the provider charge the customer, and return the charge's id. Raises CardError.
 
-    A crash, or an answer that is lost, leaves open whether the provider has charged. So it is asked
-    again with the same key, and knows what it has done already.
+    After a crash or a lost answer it is unknown whether the provider has charged. The next attempt
+    sends the same key, by which the provider finds the charge that it has made already.
     """
     async with httpx.AsyncClient(base_url=PROVIDER_URL, timeout=None) as http:
         response = await http.post(
@@ -117,7 +118,7 @@ async def charge(order_id: str, cents: int) -> str:
 
 @task
 async def ship(reservation: str, charge_id: str) -> str:
-    """Send what was reserved; the parcel's number."""
+    """Send the reserved item, and return the parcel's number."""
     return f"parcel-{secrets.token_hex(4)}"
 
 
@@ -139,9 +140,9 @@ app = FastAPI(title="Orders", lifespan=lifespan(runtime, drain=DRAIN))
 async def place(order: Order, runtime: RuntimeDep) -> Receipt:
     """Fulfil an order; the same order again is the same run, here or in another worker.
 
-    The order's id as ``run_id`` refuses another body under it, even when the first one is done, and
-    keeps the provider's key the same, even when this database is lost. What ``start`` begins goes
-    on when this request is cancelled.
+    With the order's id as ``run_id``, another body under the same id is refused, even when the
+    first is done, and the provider's key stays the same, even when this database is lost. A run
+    begun by ``start`` goes on when this request is cancelled.
     """
     while True:
         try:
@@ -149,14 +150,14 @@ async def place(order: Order, runtime: RuntimeDep) -> Receipt:
         except ThreadBusy as busy:
             if not busy.same_run:
                 raise
-            await asyncio.sleep(POLL_INTERVAL)  # another worker has it, or has just died with it
+            await asyncio.sleep(POLL_INTERVAL)  # another worker executes it, or has just died
         else:
             return await handle.result()
 
 
 @app.get("/orders/{order_id}")
 async def show(order_id: OrderId, runtime: RuntimeDep) -> dict[str, Any]:
-    """How far an order is, and what was recorded on the way."""
+    """The status of an order, its recorded calls, and its receipt."""
     run = await runtime.get(order_id)
     calls = await runtime.tasks(order_id)
     return {
@@ -166,7 +167,7 @@ async def show(order_id: OrderId, runtime: RuntimeDep) -> dict[str, Any]:
     }
 
 
-# What a client reads: never the error's own text, which names files and other people's orders.
+# The answers to errors, never with the error's own text, which names files and other orders.
 ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
     CardError: (402, "the card was declined: the same order may be sent again"),
     RunNotFound: (404, "there is no such order"),
@@ -182,7 +183,7 @@ ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
 
 
 async def explain(request: Request, error: Exception) -> JSONResponse:
-    """Answer for an error; after a status of the 500s the same request may well succeed."""
+    """Answer a request that failed; after a status of the 500s, the same request may succeed."""
     status, detail = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     headers = {"Retry-After": "1"} if status >= 500 else None
     return JSONResponse({"detail": detail}, status, headers)
@@ -192,12 +193,12 @@ for kind in ANSWERS:
     app.add_exception_handler(kind, explain)
 
 
-# The provider: another program, here so that the example is complete.
+# The provider, a separate program that completes the example.
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What the service sends."""
+    """The body of the service's request."""
 
     order_id: str
     cents: int
@@ -205,7 +206,7 @@ class Bill:
 
 @dataclass(frozen=True)
 class Charge:
-    """What the provider has charged."""
+    """A charge that the provider has made."""
 
     id: str
     order_id: str
@@ -213,13 +214,13 @@ class Charge:
 
 
 provider = FastAPI(title="A flaky payment provider")
-asked: Counter[str] = Counter()  # how often, by idempotency key
-charges: dict[str, Charge] = {}  # likewise
+asked: Counter[str] = Counter()  # requests by idempotency key
+charges: dict[str, Charge] = {}  # by idempotency key
 
 
 @provider.post("/charges")
 async def create_charge(bill: Bill, idempotency_key: Annotated[str, Header()]) -> Charge:
-    """Charge once for each key; fail the first time, and the second time after it has charged."""
+    """Charge once per key; the first request fails before the charge, the second one after it."""
     asked[idempotency_key] += 1
     if asked[idempotency_key] == 1:
         raise HTTPException(503, "not now")
@@ -236,7 +237,7 @@ async def create_charge(bill: Bill, idempotency_key: Annotated[str, Header()]) -
 
 @provider.get("/charges")
 async def list_charges() -> dict[str, Any]:
-    """Every charge, and how many requests it took."""
+    """Every charge, and the number of requests in all."""
     return {"requests": asked.total(), "charges": list(charges.values())}
 
 

@@ -5,10 +5,10 @@
 Each file is parsed in a worker process and recorded as soon as it is counted. Kill it half-way, and
 the same command goes on where it was; change one file, and the next run parses that one.
 
-    __main__    the command line: runs the workflow, says what came of it
+    __main__    the command line: runs the workflow, and prints the report
     survey      the workflow and its one task
-    counts      what is counted in the text of one file
-    sources     which files there are, and the digests of their contents
+    counts      the counts of one file's text
+    sources     the files of a folder, and the digests of their contents
     report      the census as text
-    progress    how far it is, on stderr
+    progress    the progress, on stderr
 """

@@ -28,7 +28,7 @@ PROGRAM = "python -m taskflow.examples.census"
 
 
 class Order(Struct, frozen=True):
-    """What is asked of the program."""
+    """The command line's arguments."""
 
     folder: Path
     db: Path
@@ -37,7 +37,7 @@ class Order(Struct, frozen=True):
 
 
 class Effort(Struct, frozen=True):
-    """Where the counts of a census came from."""
+    """How many counts of a census were executed, replayed or cached."""
 
     executed: int
     replayed: int
@@ -51,7 +51,7 @@ class Effort(Struct, frozen=True):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: done; 1: it failed; 2: wrong use; 130: interrupted."""
+    """Take a census; the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     begun = time.monotonic()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
@@ -87,11 +87,11 @@ async def _census(order: Order, listing: Listing, progress: Progress) -> tuple[C
     progress.begin(len(listing.sources))
     on_counted.set(progress.step)
     current_default_process_limiter().total_tokens = order.jobs
-    # Twice as many bodies as processes: one is at hand whenever a process is free.
+    # Twice as many bodies as processes: one is ready whenever a process becomes free.
     async with Runtime(order.db, max_concurrency=2 * order.jobs) as runtime:
         before = {each.task_id for each in await _records(runtime, order.thread_id)}
-        # Where the tree has changed since an interrupted census, that one is given up. What it
-        # counted is in the cache.
+        # If the tree has changed since an interrupted census, this one supersedes it; its counts
+        # are in the cache.
         census = await runtime.run(
             take_census(portable(order.folder), listing.sources),
             thread_id=order.thread_id,
@@ -99,13 +99,13 @@ async def _census(order: Order, listing: Listing, progress: Progress) -> tuple[C
         )
         records = await _records(runtime, order.thread_id)
         for record in records:
-            if record.status == "error":  # gone or changed meanwhile: look again the next time
+            if record.status == "error":  # gone or changed meanwhile: the next census looks again
                 await runtime.forget(order.thread_id, record.task_id)
     return census, _effort(records, before)
 
 
 async def _records(runtime: Runtime, thread_id: str) -> list[TaskRecord]:
-    """What is recorded of the thread's latest run."""
+    """The recorded calls of the thread's latest run."""
     try:
         run = await runtime.get(thread_id)
     except RunNotFound:
@@ -125,14 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Count functions, classes, branches and lines of the Python files in a folder. "
-        "Interrupt it as you like: the same command goes on where it was.",
+        "It may be interrupted at any time: the same command continues it.",
     )
     standard_library = sysconfig.get_path("stdlib")
     parser.add_argument(
         "folder", nargs="?", type=Path, default=standard_library, help="default: %(default)s"
     )
     parser.add_argument(
-        "--db", type=Path, default="census.db", help="what is counted is kept here: %(default)s"
+        "--db", type=Path, default="census.db", help="the file for the counts: %(default)s"
     )
     parser.add_argument("--thread", help="an id for this census; default: the folder's path")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What is counted in the text of one Python file."""
+"""The counts of one Python file: its lines, functions, classes and branches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 __all__ = ("MOST", "Count", "Function", "count_in")
 
-MOST: Final = 10  # of the most complex functions
+MOST: Final = 10  # the number of most complex functions that are kept
 
 BRANCHES: Final = (
     ast.If,
@@ -24,7 +24,7 @@ BRANCHES: Final = (
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES: Final = (*FUNCTIONS, ast.ClassDef)
 
-# Three nodes out of five: not to look into them saves half of the walk.
+# Three nodes out of five: skipping them saves half of the walk.
 LEAVES: Final = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del, ast.alias})
 
 
@@ -33,14 +33,14 @@ class Function(Struct, frozen=True):
 
     name: str  # qualified
     line: int
-    complexity: int  # cyclomatic: its branches, and one
+    complexity: int  # cyclomatic: the number of its branches, plus one
 
 
 class Count(Struct, frozen=True):
-    """What one file holds. It does not say where: the same content counts the same anywhere."""
+    """The counts of one file, without its path: equal contents have equal counts."""
 
     lines: int
-    parses: bool = True  # if not, nothing below is known
+    parses: bool = True  # if not, the counts below are unknown
     functions: int = 0
     classes: int = 0
     branches: int = 0
@@ -57,7 +57,7 @@ def count_in(content: bytes) -> Count:
     lines = len(content.splitlines())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes are their author's business
+            warnings.simplefilter("ignore")  # such as invalid escapes in the counted file
             tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         return Count(lines, parses=False)
@@ -80,7 +80,7 @@ def count_in(content: bytes) -> Count:
 def _branches_of(
     scope: ast.AST,
 ) -> tuple[int, list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """How many branches a scope has of its own, and the scopes directly in it."""
+    """The number of a scope's own branches, and the scopes directly in it."""
     branches = 0
     inner: list[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef] = []
     nodes = [scope]

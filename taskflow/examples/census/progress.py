@@ -1,4 +1,4 @@
-"""How far the census is: one line, written over, on a terminal; a line now and then elsewhere."""
+"""The progress of a census: one renewed line on a terminal, a line a second elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ("Progress",)
 
 
 class Progress:
-    """Counts files, and says so on ``stream`` as often as one can read it."""
+    """Counts the finished files, and shows the number on ``stream``."""
 
     def __init__(self, stream: TextIO) -> None:
         self.done = 0
@@ -20,12 +20,12 @@ class Progress:
         self._begun = self._said = time.monotonic()
 
     def begin(self, total: int) -> None:
-        """From here on ``total`` files are counted."""
+        """Begin a census of ``total`` files."""
         self.total = total
         self._begun = time.monotonic()
 
     def step(self) -> None:
-        """One more file is done."""
+        """Count one finished file."""
         self.done += 1
         now = time.monotonic()
         if now - self._said < self._interval:
@@ -40,6 +40,6 @@ class Progress:
             print(file=self._stream, flush=True)
 
     def clear(self) -> None:
-        """Leave nothing of the line that is written over."""
+        """Erase the line that is overwritten."""
         if self._overwrites:
             print("\r\x1b[K", file=self._stream, end="", flush=True)

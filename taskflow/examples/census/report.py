@@ -1,4 +1,4 @@
-"""The census as text: a table of the packages, the most complex functions, what was left out."""
+"""The census as text: a table of the packages, the most complex functions, the unread files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS: Final = ("package", "files", "lines", "classes", "functions", "branches
 
 
 def lines_of(census: Census, unreadable: Sequence[Unreadable]) -> Iterator[str]:
-    """The report, line by line; ``unreadable``: what was left out besides the census's own."""
+    """The lines of the report; ``unreadable`` are added to the census's own unreadable files."""
     total = Package("total")
     rows: list[tuple[str, ...]] = [COLUMNS]
     for package in census.packages:
@@ -39,7 +39,7 @@ def lines_of(census: Census, unreadable: Sequence[Unreadable]) -> Iterator[str]:
 
 
 def unread(unreadable: Sequence[Unreadable]) -> Iterator[str]:
-    """What was left out, and why; the first of it."""
+    """The first of the files that were not read, with the reasons."""
     yield f"not read: {len(unreadable):,}"
     yield from (f"  {shown(each.path)}: {each.reason}" for each in unreadable[:SHOWN])
     if len(unreadable) > SHOWN:
@@ -55,7 +55,7 @@ def _where(place: Place) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], texts: Sequence[int]) -> Iterator[str]:
-    """Columns of text to the left, of numbers to the right; the first row is the head."""
+    """Rows with text aligned to the left and numbers to the right; the first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         cells = [

@@ -1,7 +1,7 @@
-"""Which Python files a folder holds, and the digests of their contents.
+"""The Python files of a folder, and the digests of their contents.
 
-Names of files need not be UTF-8, and what is recorded is JSON: in a `Source` and everywhere after
-it a path is percent-encoded text, which `file_at` and `shown` turn back.
+Names of files need not be UTF-8, but recorded values are JSON. So the path in a `Source`, and
+everywhere after it, is percent-encoded text, which `file_at` and `shown` decode.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from msgspec import Struct
 
 __all__ = ("Listing", "Source", "Unreadable", "digest_of", "file_at", "find", "portable", "shown")
 
-# Other people's code, and no code.
+# Folders of installed packages, and of byte code.
 SKIPPED: Final = {"site-packages", "dist-packages", "__pycache__"}
 
 LEGIBLE: Final = string.punctuation.replace("%", "") + " "
 
 
 class Source(Struct, frozen=True):
-    """A Python file as it was found."""
+    """A Python file and its digest when it was found."""
 
-    path: str  # from the folder; see above
-    digest: str  # of its content
+    path: str  # relative to the folder, percent-encoded
+    digest: str  # of the content
 
 
 class Unreadable(Struct, frozen=True):
-    """A file or folder that could not be read, or not any more when it was to be counted."""
+    """A file or folder that could not be read, when it was found or when it was to be counted."""
 
     path: str
     reason: str
 
 
 class Listing(Struct):
-    """What a folder holds, in the order of the paths."""
+    """The files of a folder, in the order of their paths."""
 
     sources: list[Source]
     unreadable: list[Unreadable]
 
 
 def find(folder: Path) -> Listing:
-    """Every Python file below ``folder``, links to folders not followed."""
+    """Every Python file below ``folder``; links to folders are not followed."""
     listing = Listing([], [])
 
     def note(error: OSError, path: str | None = None) -> None:
@@ -79,7 +79,7 @@ def portable(path: str | Path) -> str:
 
 
 def file_at(path: str) -> Path:
-    """Where a portable path leads."""
+    """The path that `portable` encoded."""
     return Path(os.fsdecode(unquote_to_bytes(path)))
 
 

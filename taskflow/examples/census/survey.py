@@ -1,4 +1,4 @@
-"""The census: one task that counts a file, and the workflow that adds up."""
+"""The census: a task that counts one file, and the workflow that adds up the counts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from taskflow.examples.census.sources import Source, Unreadable, digest_of, file
 
 __all__ = ("Census", "Package", "Place", "count", "on_counted", "take_census")
 
-# What parses in one Python need not in another.
+# Part of the identity of a count: a file may parse in one Python and not in another.
 GRAMMAR: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# Called as each file is counted, replayed or given up, for whoever shows progress.
+# Called when a file was counted, replayed or given up; shows the progress.
 on_counted: ContextVar[Callable[[], None] | None] = ContextVar("on_counted", default=None)
 
 
 class Package(Struct):
-    """A folder directly under the one that is counted, and all that is in it."""
+    """The counts of a folder directly under the counted one, with everything below it."""
 
-    name: str  # "": the files beside the folders
+    name: str  # "" for the files that are in no such folder
     files: int = 0
     unparsed: int = 0
     lines: int = 0
@@ -44,7 +44,7 @@ class Place(Struct, frozen=True):
 
 
 class Census(Struct, frozen=True):
-    """What a folder holds."""
+    """The counts of a folder."""
 
     packages: list[Package]  # the largest first
     most_complex: list[Place]
@@ -52,7 +52,7 @@ class Census(Struct, frozen=True):
 
 
 def shared_by(path: str, digest: str) -> str:
-    """Which results are equal: those of the same content, wherever it is."""
+    """The cache key of a count: the same for the same content under any path."""
     return f"{GRAMMAR} {digest}"
 
 
@@ -63,7 +63,7 @@ def shared_by(path: str, digest: str) -> str:
     retry=RetryPolicy(max_attempts=3, retry_on=BrokenWorkerProcess),  # killed, perhaps for memory
 )
 def count(path: str, digest: str) -> Count:
-    """Count a file. Raises OSError if it is not there, or not as it was: neither is shared."""
+    """Count a file. Raises OSError, which the cache does not keep, if it is gone or has changed."""
     content = file_at(path).read_bytes()
     if digest_of(content) != digest:
         raise OSError("it changed while the census ran")
@@ -73,7 +73,7 @@ def count(path: str, digest: str) -> Count:
 
 @workflow(name="census")
 async def take_census(folder: str, sources: list[Source]) -> Census:
-    """Count every file, as many at a time as the runtime lets, and add up."""
+    """Count every file, as many at a time as the runtime allows, and add up the counts."""
     counts = await asyncio.gather(*(_count(folder, source) for source in sources))
 
     packages: dict[str, Package] = {}
@@ -99,9 +99,9 @@ async def _count(folder: str, source: Source) -> Count | Unreadable:
     except OSError as error:
         counted = Unreadable(source.path, error.strerror or str(error))
     except BrokenWorkerProcess:
-        counted = Unreadable(source.path, "worker processes died of it")
-    if (tell := on_counted.get()) is not None:
-        tell()
+        counted = Unreadable(source.path, "its worker processes died")
+    if (callback := on_counted.get()) is not None:
+        callback()
     return counted
 
 
