@@ -1,4 +1,4 @@
-"""The contract of a store, in prose and as a protocol, and the one rule that all stores share.
+"""The contract of a store, in prose and as a protocol.
 
 A store keeps *runs* and *checkpoints* (and the results that `CachePolicy` shares). It knows nothing
 of tasks, values or schedulers: it is given bytes and gives them back.
@@ -13,20 +13,20 @@ What a store promises:
 - Every checkpoint, unrecord and finish carries its run's number and epoch. Where the run's epoch
   has moved on, or it is not running any more, that write, and only that, is refused:
   ``Committed.refused`` names the run.
-- A claim never waits. Who may have what is decided by `decide` alone; a claim that is turned down
-  is answered by the exception, and hurts no other part of the batch.
+- A claim never waits. Whether it gets its run is decided by `claims.decide` alone; a claim that is
+  turned down is answered by the exception, and hurts no other part of the batch.
 - ``(thread_id, run_id)``, ``(thread_id, sequence)``, ``(thread_id, task_id)`` and, where a call has
   taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is unfinished.
 - A signal goes to its thread's unfinished run, and is RunNotFound where there is none. One whose id
-  is on the thread already is not written again; but it moves to that run where nobody took it
+  is on the thread already is not written again; but it moves to that run where no call took it
   before its own run ended. A run that gets one while it is paused or released is due at once; so
   is one that pauses without knowing its latest signal.
-- Whatever drops a call drops the deadline that was recorded for it (`wait_id`) too.
+- With a call the deadline that was recorded for it (`kinds.wait_id`) is dropped, too.
 - A thread that is made by ``fork`` or ``adopt`` is there as a whole or not at all, and of two that
   are made under one id at once one is ThreadExists. What is copied is verified first, and gets
   checksums of its own: these are seeded with the thread's id.
 - ``prune`` holds up other writes for some ten milliseconds at a time. What it has not finished when
-  its process dies is a run that nobody continues, or is answered by.
+  its process dies is a cancelled run.
 - An owner is *gone* when its lease has run out, when it was closed, or when the store can tell that
   its process has died. From ``open`` to ``close`` the store renews its lease by itself, from
   outside the event loop.
@@ -84,7 +84,7 @@ class Store(Protocol):
     async def close(self, owner: str) -> None:
         """Give up the lease of ``owner``, and what is held open for it.
 
-        Does nothing where it is not open for ``owner``: who has failed to open it closes it, too.
+        Does nothing where it is not open for ``owner``: after a failed open it is closed, too.
         """
         ...
 
@@ -115,7 +115,7 @@ class Store(Protocol):
     ) -> Sequence[RunRow]:
         """Runs of these workflows that are due, or whose owner is gone: the most urgent first.
 
-        The rows are not verified: one that is damaged hurts nobody else.
+        The rows are not verified: a damaged one does not hide the others.
         """
         ...
 
@@ -162,7 +162,7 @@ class Store(Protocol):
         """Drop a recorded call and the calls that it was made by; false where there is none.
 
         If its run is the thread's latest and has succeeded, that run is open again. Raises
-        ThreadBusy while somebody executes it.
+        ThreadBusy while another owner executes it.
         """
         ...
 
@@ -170,7 +170,7 @@ class Store(Protocol):
         """Make ``payload`` the recorded result of a call; false where there is no such call.
 
         Drops the calls that it was made by, and opens its run again, as ``forget`` does. Raises
-        ThreadBusy while anybody executes the thread's run.
+        ThreadBusy while any owner executes the thread's run.
         """
         ...
 
@@ -195,12 +195,12 @@ class Store(Protocol):
     def prune(self, ask: Prune) -> AsyncGenerator[Pruned]:
         """Delete what `prunable` says, a few hundred rows a transaction: what each has deleted.
 
-        Gives its space back where it can. Runs that somebody continues meanwhile are left alone.
+        Gives its space back where it can. Runs that are continued meanwhile are left alone.
         """
         ...
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
-        """End a thread's unfinished run for good, whoever executes it; its row as it was.
+        """End a thread's unfinished run for good, though an owner executes it; its row as it was.
 
         With ``run_id`` only that one. Where there is nothing to end: the thread's latest run.
         """
@@ -213,6 +213,6 @@ class Store(Protocol):
     async def delete(self, thread_id: str, owner: str) -> bool:
         """Drop a thread with all that is recorded on it; false where there is none.
 
-        Raises ThreadBusy while somebody executes its run.
+        Raises ThreadBusy while another owner executes its run.
         """
         ...

@@ -63,7 +63,7 @@ class Claim(Struct, frozen=True):
     owner: str
     now: float
     supersede: bool = False
-    epoch: int | None = None  # only if nobody has claimed it since
+    epoch: int | None = None  # only if the run still has this one
     takes_over: bool = False  # by recovery, from an owner that is gone
     continues: bool = False  # only a run that is there
     awaits: bool = False  # the run's outcome elsewhere: a failure is the result, not continued

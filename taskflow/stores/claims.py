@@ -153,7 +153,7 @@ def _check_same(claim: Claim, known: RunRow) -> None:
     if claim.epoch not in (None, known.epoch) and known.status != RunStatus.SUCCESS:
         raise ThreadBusy(
             known.thread_id,
-            f"run {known.run_id!r} was claimed by somebody else meanwhile",
+            f"run {known.run_id!r} was claimed by another runtime meanwhile",
             same_run=True,
             run_id=known.run_id,
         )

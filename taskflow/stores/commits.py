@@ -31,7 +31,7 @@ def apply(batch: Batch, tables: Tables) -> Committed:
     if batch.finishes:
         tables.finish(batch.finishes, refused)
     answers = claims.answers(batch.claims, tables) if batch.claims else []
-    sent = [signals.answer(signal, tables) for signal in batch.signals]
+    sent = [signals.answer(each, tables) for each in batch.signals] if batch.signals else []
     return Committed(refused, answers, sent, sequences)
 
 

@@ -86,7 +86,7 @@ def _calls_up_from(tables: Tables, thread_id: str, task_id: str) -> tuple[str, l
     """The run that has recorded a call, and the recorded calls from that one up to the run itself.
 
     Raises RunNotFound where it is not recorded, or is a signal or a deadline, and
-    CheckpointCorrupt where its run or its callers cannot be told.
+    CheckpointCorrupt where its run or its callers are not known.
     """
     found = tables.checkpoints.row(thread_id, task_id)
     if found is None or found.checkpoint.kind in (SIGNAL, WAIT):

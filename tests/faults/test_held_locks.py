@@ -119,7 +119,9 @@ async def test_a_lock_is_held_for_too_long(path: Path, holder: Holder, pulse: Pu
     steps = Steps(holder.hold)
     async with Runtime(SQLiteStore(path, busy_timeout=SHORT)) as runtime:
         report = await steps.fail(runtime)
-        assert f"locked by somebody else for longer than busy_timeout ({SHORT} s)" in report.error
+        assert (
+            f"locked by another connection for longer than busy_timeout ({SHORT} s)" in report.error
+        )
         assert len(report.seen) == STRUCK
         await holder.free()
         check(await steps.go_on(runtime, report), path)

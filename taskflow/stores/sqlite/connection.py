@@ -90,7 +90,8 @@ class Trips:
 
     def left(self) -> StoreError:
         """The error of a wait that was cut short."""
-        return StoreError(f"{self.file.shown} was locked by somebody else while the process ended")
+        reason = "was locked by another connection while the process ended"
+        return StoreError(f"{self.file.shown} {reason}")
 
     async def connect(self, mode: Literal["rw", "rwc"] = "rw") -> Connection:
         """A connection in a thread of its own. Raises sqlite3.Error."""

@@ -62,7 +62,7 @@ def explained(error: BaseException, file: DatabaseFile) -> StoreError:
 
 
 def not_open(path: str) -> StoreError:
-    """The error of whoever uses a store that is not open."""
+    """The error of a call on a store that is not open."""
     return StoreError(f"{path} is not open: the runtime was closed, or never opened")
 
 
@@ -80,8 +80,8 @@ def _refused(error: BaseException, code: int, file: DatabaseFile) -> StoreError:
 
 def _busy(file: DatabaseFile) -> StoreError:
     return StoreError(
-        f"{file.shown} was locked by somebody else for longer than busy_timeout "
-        f"({file.busy_timeout:g} s): end the other program, or raise busy_timeout"
+        f"{file.shown} was locked by another connection for longer than busy_timeout "
+        f"({file.busy_timeout:g} s): end the program that holds it, or raise busy_timeout"
     )
 
 

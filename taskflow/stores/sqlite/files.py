@@ -1,8 +1,8 @@
 """The files of a database: their names, and whether the paths still lead to those that are open.
 
-Whoever has a file open goes on writing into it after somebody has deleted or replaced it, and what
-is written there is gone with its last process. SQLite does not look, so we do: a result is handed
-on only when the files that it was written to are those that the next process will find.
+A process goes on writing into a file that was deleted or replaced while it has it open, and what is
+written there is gone with its last process. SQLite does not look. So a result is handed on only
+when the files that it was written to are those that the next process will find.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TRUSTED_FOR: Final = 1.0  # seconds after a look; three files take 6 µs, a comm
 
 
 # The databases that this process has open, and those that were open in the one that it was forked
-# from. There SQLite takes its parent's locks for its own, and keeps none: others would delete the
-# log under it.
+# from. In the child SQLite takes its parent's locks for its own, and holds none: other processes
+# would delete the log under it.
 _in_use: Final[weakref.WeakSet[DatabaseFile]] = weakref.WeakSet()
 _inherited: Final[set[str]] = set()
 

@@ -1,7 +1,7 @@
-"""The lease of a runtime on a file: its row, the lock on the owner's file, and who is gone.
+"""The lease of an owner on a file: its row, the lock on the owner's file, and which are gone.
 
-An owner is gone when its lease is not there; when nobody holds the lock on its file, which the
-operating system releases as its process dies; or when its lease has run out, though its process
+An owner is gone when its lease is not there; when the lock on its file is free, which the operating
+system releases as its process dies; or when its lease has run out, though its process
 stands still and holds the lock. Leases run on the clock of the boot: they say nothing to another
 kernel.
 """
@@ -51,7 +51,7 @@ class Lease:
         return self._owner_lock is not None
 
     def lock_owner(self) -> None:
-        """Take the lock that shows others that this process lives."""
+        """Take the lock that shows other processes that this one lives."""
         self._owner_lock = OwnerLock(self._file.owner_path(self.owner), like=self._file.path)
 
     def take(self, db: sqlite3.Connection, lock: WriteLock) -> None:
@@ -110,7 +110,7 @@ class Lease:
         if owner_lock is not None:
             _standing_still.append(owner_lock)
 
-    # Who is gone.
+    # Which owners are gone.
 
     def gone_owners(self, db: sqlite3.Connection) -> list[str]:
         """The owners of runs that are gone."""
@@ -124,11 +124,11 @@ class Lease:
             return True
         if lease[0] != _boot_id() and "" not in (lease[0], _boot_id()):
             return False  # it lives beside another kernel, whose clock says nothing here
-        # Where one of us has no /proc, a lock that is held tells that this is one machine.
+        # Where a process has no /proc, the lock that is held shows that this is one machine.
         return lease[1] < self._time() and not self._is_kept_here(owner)
 
     def _is_kept_here(self, owner: str) -> bool:
-        """Whether a lease is kept that has run out: time was skipped, and nobody could renew it."""
+        """Whether a lease that has run out is kept: virtual time was skipped, and no thread ran."""
         return self._time != boot_time and owner in _serving
 
 

@@ -2,8 +2,7 @@
 
 SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint at the same instant.
 With such a version every write is made under a `FileLock` beside the database; else `NoLock` does.
-An `OwnerLock` is on a small file for each open runtime: whoever can take it knows that the runtime
-is dead.
+An `OwnerLock` is on a small file for each open runtime: if it can be taken, that runtime is dead.
 
 The operating system lets go of a lock when the process that holds it dies, however it dies. But a
 lock belongs to the open file, and a fork shares that: the child would hold it for as long as it
@@ -59,7 +58,7 @@ else:
         return True
 
     def _is_unlocked(fd: int) -> bool:
-        # Shared: two who ask at the same moment do not take each other for the owner.
+        # Shared: two processes that ask at once do not take each other for the owner.
         return _try_lock(fd, fcntl.LOCK_SH)
 
     def _unlock(fd: int) -> None:
@@ -85,7 +84,7 @@ else:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not held up by a pipe
 
     def _make_like(fd: int, like: str) -> None:
-        """What SQLite does with its log: whoever may write the one may use the other."""
+        """As SQLite does with its log: a user who may write the database may use the lock."""
         with contextlib.suppress(OSError):
             model = os.stat(like)
             for owner in (model.st_uid, -1):  # only root may give a file away
@@ -170,13 +169,13 @@ class FileLock:
         self._acquire()
         try:
             while not self._file.is_at(self._path):
-                # It was deleted, and whoever comes now locks another one.
+                # It was deleted, and the next process locks another one.
                 file = self._opened()
                 self._file.close()
                 self._file = file
                 self._acquire()
         except BaseException:
-            with contextlib.suppress(OSError):  # it may be somebody else's by now
+            with contextlib.suppress(OSError):  # its descriptor may be another file's by now
                 _unlock(self._file.fd)
             raise
 
@@ -218,8 +217,8 @@ WriteLock: TypeAlias = FileLock | NoLock
 class OwnerLock:
     """The lock that a runtime holds on a file of its own for as long as it lives.
 
-    The file gets the mode and owner of the file ``like``: whoever may write that has to see whether
-    the runtime lives.
+    The file gets the mode and owner of the file ``like``: users who may write that have to see
+    whether the runtime lives.
     """
 
     def __init__(self, path: str, *, like: str | None = None) -> None:
@@ -227,13 +226,13 @@ class OwnerLock:
         self._like = like
         while True:
             self._file = _LockFile(lambda: _open(path, like))
-            # Between the two calls somebody may have taken us for dead and removed the file.
+            # Between the two calls another process may have found it free and removed the file.
             if _try_lock(self._file.fd) and self._file.is_at(path):
                 return
             self._file.close()
 
     def keep(self) -> None:
-        """Make the file again if somebody has deleted it: without it we are taken for dead."""
+        """Make the file again if it was deleted: without it the runtime is taken for dead."""
         if not self._file.is_at(self._path):
             successor = OwnerLock(self._path, like=self._like)
             self._file.close()
@@ -247,7 +246,7 @@ class OwnerLock:
 
     @staticmethod
     def is_free(path: str) -> bool:
-        """Whether nobody holds the lock at ``path``; a file that was left behind is removed."""
+        """Whether the lock at ``path`` is not held; a file that was left behind is removed."""
         try:
             file = _LockFile(lambda: _open_to_look(path))
         except FileNotFoundError:
@@ -265,6 +264,6 @@ class OwnerLock:
 
 
 def _remove(path: str) -> None:
-    # Windows keeps a file that somebody has open; it is found free the next time.
+    # Windows keeps a file that is open; it is found free the next time.
     with contextlib.suppress(OSError):
         os.unlink(path)

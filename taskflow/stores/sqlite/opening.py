@@ -85,7 +85,7 @@ def _check_kinds(file: DatabaseFile) -> None:
 def check_apart(file: DatabaseFile) -> None:
     """Refuse what is not ours, or is damaged, by connections that cannot write.
 
-    The last one to close a file that it has looked at would copy the WAL into it.
+    A connection that can write would copy the WAL into the file as it closes.
     """
     if not _size_of(file.log):
         _look_apart(file, "immutable=1", check_ours)  # leaves no other file behind
@@ -95,7 +95,7 @@ def check_apart(file: DatabaseFile) -> None:
 def _look_apart(
     file: DatabaseFile, query: str, look: Callable[[DatabaseFile, sqlite3.Connection], object]
 ) -> None:
-    # Who may write can open more than who may not, and says what is wrong with the rest.
+    # What only a connection that writes can open, that connection reports on.
     with contextlib.suppress(sqlite3.OperationalError), contextlib.ExitStack() as stack:
         db = file.connect(query)
         stack.callback(db.close)
@@ -115,7 +115,7 @@ def _check_sound(file: DatabaseFile, db: sqlite3.Connection) -> None:
 
 
 def check_ours(file: DatabaseFile, db: sqlite3.Connection) -> int:
-    """Refuse what is not ours, untouched; the schema that it has, or 0."""
+    """Raise if it is another application's, or newer; the schema that it has, or 0."""
     # One snapshot: another process may make the schema between two looks at it.
     with contextlib.nullcontext() if db.in_transaction else Transaction(db, "DEFERRED"):
         application_id = db.execute("PRAGMA application_id").fetchone()[0]

@@ -1,7 +1,7 @@
-"""How `SQLiteStore` prunes: in small transactions, in the middle of others' work.
+"""How `SQLiteStore` prunes: in small transactions, between those of other work.
 
-A run that is being deleted is cancelled with its first rows, so that nobody continues, or is
-answered by, what is half there.
+A run that is being deleted is cancelled with its first rows: no claim continues, or is answered by,
+what is half there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ("Pace", "prune")
 T = TypeVar("T")
 
 PRUNED_THREADS: Final = 100  # that are looked at together
-PAUSE: Final = 0.012  # seconds; others look every 10 ms at most whether the lock is free
+PAUSE: Final = 0.012  # seconds; a process that waits for the lock tries it every 10 ms at most
 CHECKPOINT_WRITES: Final = 8
 LONG: Final = 0.02  # seconds; a commit waits for one of these at most
 FEWEST_ROWS: Final = 10
@@ -73,7 +73,7 @@ async def _paced(
     *,
     alone: bool = False,
 ) -> T:
-    """Do one small write, note how long it took, and let others write."""
+    """Do one small write, note how long it took, and let other writes go first."""
 
     def timed(db: sqlite3.Connection) -> T:
         begun = time.monotonic()
@@ -84,7 +84,7 @@ async def _paced(
 
     done = await session.write(timed, alone=True)
     if pace.writes % CHECKPOINT_WRITES == 0:
-        # A WAL that has grown would be checkpointed by somebody's commit, for a long time.
+        # Else some commit would checkpoint a WAL that has grown, for a long time.
         await session.write(checkpoint, alone=True)
     await anyio.sleep(PAUSE)
     return done
@@ -101,7 +101,7 @@ class PrunedRun(Struct):
 
 
 class Pace:
-    """How many rows are deleted at once: as many as hold up others for a few milliseconds."""
+    """How many rows are deleted at once: as many as hold up other writes for a few milliseconds."""
 
     def __init__(self) -> None:
         self.rows = 100
@@ -191,10 +191,10 @@ def shrink(db: sqlite3.Connection, pages: int) -> None:
 def checkpoint(db: sqlite3.Connection, mode: str = "PASSIVE") -> None:
     """Copy the WAL into the file, as far as no reader is in the way."""
     (patience,) = db.execute("PRAGMA busy_timeout").fetchone()
-    db.execute("PRAGMA busy_timeout = 0")  # others wait for the lock meanwhile
+    db.execute("PRAGMA busy_timeout = 0")  # other writes wait for the lock meanwhile
     try:
         db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-    except sqlite3.OperationalError:  # somebody else does it at this moment
+    except sqlite3.OperationalError:  # another connection does it at this moment
         pass
     finally:
         db.execute(f"PRAGMA busy_timeout = {patience}")

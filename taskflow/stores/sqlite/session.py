@@ -29,6 +29,7 @@ from taskflow.stores.sqlite.opening import (
     prepare_reader,
     prepare_writer,
 )
+from taskflow.stores.sqlite.tables import SQLiteTables
 
 __all__ = ("Session",)
 
@@ -41,6 +42,7 @@ class Session:
     def __init__(self, file: DatabaseFile, lease: Lease, synchronous: Synchronous) -> None:
         self.lease = lease
         self.trips = Trips(file)
+        self.tables: SQLiteTables  # of the connection that writes, once it is open
         self._file = file
         self._synchronous: Synchronous = synchronous
         self._writer: Connection | None = None
@@ -71,7 +73,7 @@ class Session:
             await writer.trip(lambda _: check_apart(file))
             await writer.trip(partial(check_ours, file))
             lock = self._write_lock = await writer.trip(lambda _: file.new_lock())
-            await writer.trip(lambda db: prepare_writer(file, db, lock, self._synchronous))
+            self.tables = await writer.trip(lambda db: self._prepared(db, lock))
             await writer.trip(lambda _: lease.lock_owner())
             await writer.trip(lambda db: lease.take(db, lock))
             self._files = OpenFiles(file)
@@ -85,6 +87,10 @@ class Session:
             raise
         lease.keep(renewal, asyncio.get_running_loop())
 
+    def _prepared(self, db: sqlite3.Connection, lock: WriteLock) -> SQLiteTables:
+        prepare_writer(self._file, db, lock, self._synchronous)
+        return SQLiteTables(db, self.lease)
+
     async def end_lease(self) -> None:
         """Give up the lease: the owner's runs are free."""
         self.lease.end()
@@ -94,7 +100,7 @@ class Session:
             with lock:
                 self.lease.drop(db)
 
-        # The file may be full or gone: the owner's lock tells as much.
+        # The file may be full or gone: the released owner's lock has the same effect.
         with contextlib.suppress(StoreError):
             await self.writer.trip(drop)
 
@@ -119,7 +125,7 @@ class Session:
 
     async def _close(self, connection: Connection, lock: WriteLock) -> None:
         def close(db: sqlite3.Connection) -> None:
-            with lock:  # whoever closes last checkpoints
+            with lock:  # the last connection to close checkpoints
                 db.close()
 
         with contextlib.suppress(StoreError):
@@ -135,7 +141,9 @@ class Session:
             with self._files, self._write_lock, transaction:
                 return work(db)
 
-        return await self.writer.trip(locked)
+        if self._writer is None:
+            raise not_open(self._file.shown)
+        return await self._writer.trip(locked)
 
     async def read(self, query: str, parameters: Any, make: Callable[[Any], T]) -> list[T]:
         """What ``make`` makes of each row, in the connection's thread: there may be very many."""
@@ -176,7 +184,7 @@ class Session:
 
     def _end_snapshot(self, db: sqlite3.Connection) -> None:
         with contextlib.closing(self._file.new_lock()) as lock, lock:
-            db.close()  # whoever closes last checkpoints
+            db.close()  # the last connection to close checkpoints
 
     async def _connect(self, mode: Literal["rw", "rwc"] = "rw") -> Connection:
         try:

@@ -12,7 +12,7 @@ SAFE_WAL_VERSION: Final = (3, 51, 3)
 SMALLEST_PAGE: Final = 512  # bytes
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
 
-# Indexes that only hold rows of their kind, and cost others nothing.
+# Partial indexes: rows that they do not hold cost nothing.
 CREATE_WAITING: Final = """
 CREATE INDEX run_due ON run (due) WHERE due IS NOT NULL;
 CREATE INDEX run_owner ON run (owner) WHERE owner IS NOT NULL;
@@ -95,7 +95,7 @@ ALTER TABLE checkpoint ADD COLUMN signal TEXT;
 {CREATE_WAITING}
 PRAGMA user_version = 2;
 """,
-    # Since then checksums cover more. Rows that are there keep theirs, which are told apart.
+    # From schema 3 on checksums cover more. Older rows keep theirs, whose upper half is 0.
     2: "PRAGMA user_version = 3;\n",
 }
 
@@ -202,7 +202,7 @@ SELECT_PREVIOUS: Final = f"""
 SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND sequence < ? AND status = 'success'
 ORDER BY sequence DESC LIMIT 1
 """
-# A payload that somebody has edited is text, and its checksum is that of bytes.
+# A payload that was edited by hand is text, and its checksum is that of bytes.
 LOAD: Final = """
 SELECT sequence, task_id, parent_id, kind, CAST(payload AS BLOB), checksum, signal FROM checkpoint
 WHERE thread_id = ? AND run_id = ? AND sequence > ? AND kind != 'signal' ORDER BY sequence LIMIT ?

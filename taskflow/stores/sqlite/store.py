@@ -34,7 +34,7 @@ from taskflow.stores.sqlite.rows import (
     update_run,
 )
 from taskflow.stores.sqlite.session import Session
-from taskflow.stores.sqlite.tables import SQLiteTables, is_one_statement
+from taskflow.stores.sqlite.tables import SQLiteTables
 from taskflow.stores.transitions import cancelled
 
 __all__ = ("SQLiteStore",)
@@ -47,7 +47,7 @@ class SQLiteStore:
 
     ``synchronous``: with ``"FULL"`` what was committed survives loss of power; with ``"NORMAL"`` it
     survives the death of the process, and a loss of power may take the latest commits (never the
-    file's consistency). ``busy_timeout``: how many seconds to wait for others who hold the file.
+    file's consistency). ``busy_timeout``: how many seconds to wait for other connections that hold it.
     ``lease_ttl``: after how many seconds without a sign of life a runtime's runs may be taken over,
     where the operating system does not tell earlier that it has died. asyncio only.
     """
@@ -117,7 +117,7 @@ class SQLiteStore:
         self._session = None
 
     def leave(self) -> None:
-        """The process ends: whoever waits for a lock waits no longer, and gets a StoreError.
+        """End all waits for a lock in a StoreError, as the process ends.
 
         What is under way may be done all the same, or not, as in a process that is killed.
         """
@@ -125,10 +125,10 @@ class SQLiteStore:
             self._session.trips.leave()
 
     async def abandon(self, *, holds_lock: bool = False) -> None:
-        """Let go of everything without a word to others, as the death of this process would.
+        """Close everything but leave the lease, as the death of this process would.
 
-        For tests. With ``holds_lock`` as if it stood still: only its lease, which was renewed just
-        now and is not any more, tells others that it is gone.
+        For tests. With ``holds_lock`` as if the process stood still: its owner is gone when its
+        lease, which was renewed just now, has run out.
         """
         session = self._session
         if session is None:
@@ -141,10 +141,13 @@ class SQLiteStore:
         self._session = None
 
     async def commit(self, batch: Batch) -> Committed:
-        session = self.session
-        return await session.write(
-            lambda db: apply(batch, SQLiteTables(db, session.lease)), alone=is_one_statement(batch)
+        # One statement is a transaction by itself, and each statement hands the interpreter lock
+        # to the event loop's thread and back.
+        alone = len(batch.checkpoints) <= sql.MAX_ROWS and not (
+            batch.cached or batch.unrecords or batch.finishes or batch.claims or batch.signals
         )
+        session = self.session
+        return await session.write(lambda _: apply(batch, session.tables), alone=alone)
 
     async def load(self, run: RunRow, after: int, limit: int) -> Sequence[Recorded]:
         asked = run.thread_id, run.run_id, after, limit
@@ -290,7 +293,7 @@ class SQLiteStore:
 
     async def _edit(self, work: Callable[[SQLiteTables], T]) -> T:
         session = self.session
-        return await session.write(lambda db: work(SQLiteTables(db, session.lease)))
+        return await session.write(lambda _: work(session.tables))
 
 
 class _Snapshot:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from taskflow.errors import CheckpointCorrupt
 from taskflow.records import RunStatus
-from taskflow.stores.batches import Batch, Finish
+from taskflow.stores.batches import Finish
 from taskflow.stores.checksums import COVERED
 from taskflow.stores.commits import note_refused
 from taskflow.stores.edits import replaced
@@ -26,17 +26,7 @@ from taskflow.stores.sqlite.lease import Lease
 from taskflow.stores.sqlite.rows import check_unknown, one_checkpoint, one_run, update_run
 from taskflow.stores.tables import Refused
 
-__all__ = ("CheckpointTable", "RunTable", "SQLiteTables", "is_one_statement")
-
-
-def is_one_statement(batch: Batch) -> bool:
-    """Whether a batch needs no transaction around it.
-
-    Each statement hands the interpreter lock to the event loop's thread and back.
-    """
-    return len(batch.checkpoints) <= sql.MAX_ROWS and not (
-        batch.cached or batch.unrecords or batch.finishes or batch.claims or batch.signals
-    )
+__all__ = ("CheckpointTable", "RunTable", "SQLiteTables")
 
 
 class RunTable:
@@ -139,14 +129,11 @@ class CheckpointTable:
         return self._sequence(sql.SELECT_LATEST_CHECKPOINT, run)
 
     def insert(self, checkpoints: Sequence[Checkpoint], refused: Refused) -> Sequence[int]:
-        if len(checkpoints) <= sql.MAX_ROWS:
-            return self._insert(checkpoints, refused)
-        sequences: list[int] = []
-        for start in range(0, len(checkpoints), sql.MAX_ROWS):
-            sequences += self._insert(checkpoints[start : start + sql.MAX_ROWS], refused)
-        return sequences
+        if len(checkpoints) > sql.MAX_ROWS:
+            starts = range(0, len(checkpoints), sql.MAX_ROWS)
+            chunks = (checkpoints[start : start + sql.MAX_ROWS] for start in starts)
+            return [each for chunk in chunks for each in self.insert(chunk, refused)]
 
-    def _insert(self, checkpoints: Sequence[Checkpoint], refused: Refused) -> Sequence[int]:
         parameters: list[Any] = []
         for checkpoint in checkpoints:
             parameters += structs.astuple(checkpoint)

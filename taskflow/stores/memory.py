@@ -19,7 +19,7 @@ from taskflow.stores.base import Snapshot
 from taskflow.stores.batches import Batch, Committed
 from taskflow.stores.claims import check_idle, is_recoverable, unknown_workflows
 from taskflow.stores.commits import apply
-from taskflow.stores.memory.tables import MemoryTables
+from taskflow.stores.dicts import MemoryTables
 from taskflow.stores.pruning import Prune
 from taskflow.stores.rows import CacheEntry, Checkpoint, CheckpointRow, Recorded, RunRow, SignalRow
 from taskflow.stores.transitions import cancelled, forked

@@ -50,8 +50,11 @@ class RunTable:
         return self.by_number[numbers[-1]] if numbers else None
 
     def heads(self, thread_ids: Sequence[str]) -> dict[str, RunRow]:
-        found = ((thread_id, self.latest(thread_id)) for thread_id in thread_ids)
-        return {thread_id: row for thread_id, row in found if row is not None}
+        found: dict[str, RunRow] = {}
+        for thread_id in thread_ids:
+            if numbers := self.threads.get(thread_id):
+                found[thread_id] = self.by_number[numbers[-1]]
+        return found
 
     def check_absent(self, thread_id: str) -> None:
         pass  # dicts lose nothing
@@ -156,7 +159,7 @@ class CheckpointTable:
                 fresh.add(taken)
 
     def add(self, run: RunRow, checkpoint: Checkpoint) -> int:
-        """Insert a row into a run, whoever owns it; its sequence."""
+        """Insert a row into a run, without a check of its owner; its sequence."""
         row = CheckpointRow(next(self._sequences), run.run_id, checkpoint)
         self.by_thread.setdefault(run.thread_id, {})[checkpoint.task_id] = row
         if checkpoint.signal is not None:
@@ -253,7 +256,8 @@ class MemoryTables:
         for finish in finishes:
             number, epoch = finish.key.number, finish.key.epoch
             if is_current(number, epoch, self.runs.standing(number), refused):
-                self.checkpoints.unrecord(finish.key, finish.unrecord)
+                if finish.unrecord:
+                    self.checkpoints.unrecord(finish.key, finish.unrecord)
                 row = self.runs.by_number[number]
                 self.runs.update(ended(row, finish, self.checkpoints.last_signal(row)))
 
