@@ -247,10 +247,13 @@ class MemoryTables:
     """The three tables of a `MemoryStore`."""
 
     def __init__(self, is_gone: Callable[[str], bool]) -> None:
-        self.is_gone = is_gone
+        self._is_gone = is_gone
         self.runs = RunTable()
         self.checkpoints = CheckpointTable(self.runs)
         self.cache: dict[tuple[str, str], CacheEntry] = {}
+
+    def is_gone(self, owner: str) -> bool:
+        return self._is_gone(owner)
 
     def finish(self, finishes: Sequence[Finish], refused: Refused) -> None:
         for finish in finishes:

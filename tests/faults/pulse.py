@@ -26,7 +26,7 @@ INTERVAL: Final = 0.005  # seconds between beats, and between looks
 PACKAGE: Final = str(Path(taskflow.__file__).parent)
 # By file, or file and function.
 STORES: Final = (
-    f"{PACKAGE}{os.sep}stores",
+    f"{PACKAGE}{os.sep}stores{os.sep}sqlite{os.sep}",  # what runs use of stores computes, too
     f"{os.sep}aiosqlite{os.sep}",
     f"{os.sep}sqlite3{os.sep}",
 )

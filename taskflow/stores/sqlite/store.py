@@ -47,9 +47,9 @@ class SQLiteStore:
 
     ``synchronous``: with ``"FULL"`` what was committed survives loss of power; with ``"NORMAL"`` it
     survives the death of the process, and a loss of power may take the latest commits (never the
-    file's consistency). ``busy_timeout``: how many seconds to wait for other connections that hold it.
-    ``lease_ttl``: after how many seconds without a sign of life a runtime's runs may be taken over,
-    where the operating system does not tell earlier that it has died. asyncio only.
+    file's consistency). ``busy_timeout``: how many seconds to wait for a lock that another process
+    holds. ``lease_ttl``: after how many seconds without a sign of life a runtime's runs may be
+    taken over, where the operating system does not tell earlier that it has died. asyncio only.
     """
 
     def __init__(
