@@ -102,8 +102,8 @@ class Case(Struct, frozen=True):
                 what = "receives whose signals are there" if self.way == "signal" else "tasks"
                 return f"{self.size:,} {what}, {forms[self.form]}"
             case "stream":
-                who = "one reader of its stream" if self.way == "reader" else "nobody watching"
-                return f"fan-out of {self.size:,}, {forms[self.form]}, {who}"
+                readers = "one reader of its stream" if self.way == "reader" else "no reader"
+                return f"fan-out of {self.size:,}, {forms[self.form]}, {readers}"
             case "subscribe" if self.way == "replay":
                 return f"replay of {self.size:,} calls, one by one"
             case "subscribe":

@@ -1,5 +1,6 @@
 """The cost of an import, each in a fresh interpreter."""
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,9 @@ IMPORTS = {
 }
 """The import statement of a program that uses each library, by label."""
 
+# Not passed on: installed packages have byte code, and a checkout is to have it too.
+NO_BYTE_CODE = "PYTHONDONTWRITEBYTECODE"
+
 PROGRAM = """
 from time import perf_counter
 started = perf_counter()
@@ -32,7 +36,11 @@ def import_time(statement: str) -> Sample:
     """
     program = PROGRAM.format(statement=statement)
     done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != NO_BYTE_CODE},
     )
     if done.returncode:
         raise ImportError(done.stderr.strip().rpartition("\n")[2])

@@ -82,11 +82,11 @@ async def execute(job: Job, display: Display) -> Outcome:
     begun = time.monotonic()
 
     async def keep_looking() -> None:
-        told: set[str] = set()
+        shown: set[str] = set()
         while True:
             waits = rounds.waits if job.wait else []
-            news = [each for each in waits if each.task_id not in told]
-            told.update(each.task_id for each in news)
+            news = [each for each in waits if each.task_id not in shown]
+            shown.update(each.task_id for each in news)
             for line in how_to_answer(job.thread_id, news, job.db):
                 display.say(line)
             note = f"paused, waits for {in_short(waits)}" if waits else ""

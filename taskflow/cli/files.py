@@ -39,12 +39,12 @@ def writing(file: str) -> Generator[BinaryIO]:
     """
     path = os.path.realpath(file)
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe, or a terminal
-        with _told(file), open(path, "wb") as stream:
+        with _explained(file), open(path, "wb") as stream:
             yield stream
         return
     draft = f"{path}.{os.getpid()}.part"
     try:
-        with _told(file):
+        with _explained(file):
             with open(draft, "wb") as stream:
                 yield stream
                 stream.flush()
@@ -57,7 +57,7 @@ def writing(file: str) -> Generator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _told(file: str) -> Generator[None]:
+def _explained(file: str) -> Generator[None]:
     """Raise the operating system's errors as UsageErrors that name ``file``."""
     try:
         yield
