@@ -26,8 +26,7 @@ from taskflow.cli.options import Db, Json, Target, Traceback, checked_id
 from taskflow.cli.progress import FIRST_LINE, LINE_SPACING, LONGEST_SPACING, duration, say
 from taskflow.cli.report import as_json
 from taskflow.records import RunStatus
-from taskflow.testing.replays import replay
-from taskflow.testing.verdicts import ReplayReport, RunReplay, Verdict
+from taskflow.testing import ReplayReport, RunReplay, Verdict, replay
 
 __all__ = ("check",)
 

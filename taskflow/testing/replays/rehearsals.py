@@ -11,15 +11,10 @@ import anyio
 from msgspec import structs
 
 from taskflow.calls.attempts import attempt_all
-from taskflow.calls.call import RecordedCall
 from taskflow.calls.definitions import BodyKind
-from taskflow.calls.emits import EmitCall
-from taskflow.calls.waits import WaitCall
 from taskflow.calls.workflows import Workflow
-from taskflow.loops.promises import Latch
 from taskflow.loops.steps import stepped
-from taskflow.records import RunStatus, Wait
-from taskflow.runs.activity import Executing
+from taskflow.records import RunStatus
 from taskflow.runs.frame import FRAME
 from taskflow.runs.run import Run
 from taskflow.runs.writes import Outcome
@@ -27,14 +22,13 @@ from taskflow.runtime.executions import RunBody
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.services import Service, Settings
 from taskflow.stores.batches import Claimed
-from taskflow.stores.kinds import OUTCOMES
 from taskflow.stores.memory import MemoryStore
-from taskflow.stores.rows import Recorded, RunRow
+from taskflow.stores.rows import RunRow
 from taskflow.stores.transitions import reopened
-from taskflow.testing.comparisons import Comparison, Findings, name_of
-from taskflow.testing.histories import RecordedRun
-from taskflow.testing.verdicts import RunReplay
-from taskflow.wire.codec import decode_waits
+from taskflow.testing.replays.comparisons import Comparison
+from taskflow.testing.replays.findings import Findings, Hold, find
+from taskflow.testing.replays.histories import RecordedRun
+from taskflow.testing.replays.verdicts import RunReplay
 
 __all__ = ("LOOK_INTERVAL", "Rehearsal")
 
@@ -56,37 +50,21 @@ SETTINGS: Final = Settings(
 )
 
 
-class _Hold:
-    """The gate that never opens: calls of tasks, and waits, are held behind it."""
-
-    opens = False
+class _Stillness:
+    """For how long nothing has moved, by looks at something that changes when anything does."""
 
     def __init__(self) -> None:
-        self.held: dict[str, RecordedCall[Any]] = {}  # in the order in which they were asked for
-        self.asked: set[str] = set()  # everything that is not recorded and was ever asked for
-        self.begun: set[str] = set()  # of these, the workflows: their bodies execute
-        self._released = Latch()
+        self._seen: object = None
+        self._since = 0.0
+        self._looks = 0  # that saw the same
 
-    def release(self) -> None:
-        """The run is unwound: so are calls whose cancellation is shielded off."""
-        self._released.set_result()
-
-    async def wait(self, call: Executing) -> None:
-        """Hold what would execute a body that is no workflow's, or would wait."""
-        assert isinstance(call, RecordedCall)
-        if isinstance(call, EmitCall):
-            return
-        self.asked.add(call.id)
-        if call.definition.is_workflow:
-            self.begun.add(call.id)
-            return
-        self.held[call.id] = call
-        call.is_held = True
-        try:
-            await self._released.wait()
-        finally:
-            call.is_held = False
-            del self.held[call.id]
+    def seconds(self, seen: object, now: float) -> float:
+        """Seconds since ``seen`` has changed; 0 where that may be due to a slow loop."""
+        if seen != self._seen:
+            self._seen, self._since, self._looks = seen, now, 0
+        else:
+            self._looks += 1
+        return now - self._since if self._looks >= LOOKS else 0.0
 
 
 class Rehearsal:
@@ -99,15 +77,12 @@ class Rehearsal:
         self._recorded = recorded
         self._workflow = workflow
         self._patience = patience
-        self._calls = {each.checkpoint.task_id: each.checkpoint for each in recorded.rows}
         self._bodies: list[Coroutine[Any, Any, Any]] = []  # those of workflows, as they execute
         self._body: RunBody | None = None
         self._run: Run | None = None
-        self._gate: _Hold | None = None
+        self._hold = Hold()
         self._findings: Findings | None = None  # of a run that was cut off
-        self._seen: object = None  # when it was looked at for the last time
-        self._seen_at = 0.0
-        self._looks = 0  # since then
+        self._stillness = _Stillness()
 
     @property
     def is_finished(self) -> bool:
@@ -115,7 +90,7 @@ class Rehearsal:
         return self.row.status == RunStatus.SUCCESS
 
     async def perform(self) -> RunReplay:
-        """Replay it; what it came to."""
+        """Replay it, and return its entry of the report."""
         outcome: Outcome | None = None
         error: BaseException | None = None
         try:
@@ -152,7 +127,7 @@ class Rehearsal:
     async def _execute(self, service: Service, claimed: Claimed) -> Outcome | None:
         run = service.open_run(claimed)
         await run.load()
-        run.activity.gate = self._gate = _Hold()
+        run.activity.gate = self._hold
         args, kwargs = self._workflow.decode_input(self.row.input)
         root = run.root()
         self._body = RunBody(self._workflow, root.digest, args, kwargs)
@@ -182,48 +157,39 @@ class Rehearsal:
 
     def look(self, now: float) -> None:
         """Cut it off where nothing has moved for long enough."""
-        run, gate = self._run, self._gate
-        if run is None or gate is None or self._findings is not None or run.activity.has_ended:
+        run = self._run
+        if run is None or self._findings is not None or run.activity.has_ended:
             return
-        counts, executing = run.activity.counts, len(run.activity.executing)
+        counts = run.activity.counts
         moves = counts.begun, counts.executed, counts.replayed, counts.retried
-        seen = *moves, executing, len(gate.held)
+        passed = self._stillness.seconds(
+            (*moves, len(run.activity.executing), len(self._hold.held)), now
+        )
         if counts.retried > MOST_RETRIES:
             self._cut_off("its retry policies try again and again")
-        elif seen != self._seen:
-            self._seen, self._seen_at, self._looks = seen, now, 0
-        else:
-            self._looks += 1
-            passed = now - self._seen_at
-            if self._looks >= LOOKS and passed >= IDLE_AFTER:
-                self._settle(passed)
+        elif passed >= IDLE_AFTER:
+            self._settle(run, passed)
 
-    def _settle(self, passed: float) -> None:
-        if not self._is_held_up():
+    def _settle(self, run: Run, passed: float) -> None:
+        if not self._is_held_up(run):
             if passed >= self._patience:
                 self._cut_off(
                     f"it has waited {passed:.0f} s for something that is no call{self._place()}: "
                     "await such things in tasks"
                 )
             return
-        if passed < SETTLED_AFTER and (self.is_finished or self._leaves_something_out()):
-            return
-        self._cut_off("")
+        would_change = self.is_finished or self._found().leaves_something_out
+        if passed >= SETTLED_AFTER or not would_change:
+            self._cut_off("")
 
-    def _leaves_something_out(self) -> bool:
-        findings = self._found()
-        return bool(findings.unasked or findings.open_waits)
-
-    def _is_held_up(self) -> bool:
+    def _is_held_up(self, run: Run) -> bool:
         """Whether every workflow that executes waits for calls."""
-        assert self._run is not None
-        assert self._gate is not None
-        calls = chain([self._body], self._run.activity.executing.values())
+        calls = chain([self._body], run.activity.executing.values())
         bodies = [call.body for call in calls if call is not None]
-        return bool(self._gate.held) and all(each.in_flight for each in bodies if each is not None)
+        return bool(self._hold.held) and all(each.in_flight for each in bodies if each is not None)
 
     def _place(self) -> str:
-        """Where the body is suspended that was begun last."""
+        """The line in which the body that was begun last is suspended."""
         if self._workflow.kind is not BodyKind.COROUTINE or not self._bodies:
             return ""
         frame = getattr(self._bodies[-1], "cr_frame", None)
@@ -235,74 +201,20 @@ class Rehearsal:
 
     def unwind(self) -> None:
         """Cancel what executes of it."""
-        if self._run is not None and self._gate is not None:
+        if self._run is not None:
             self._run.activity.unwind()
-            self._gate.release()
+            self._hold.release()
 
     def _found(self, note: str = "") -> Findings:
         """What the code has asked for until now, and what it has not."""
-        run, gate = self._run, self._gate
-        if run is None or gate is None:
+        if self._run is None:
             return Findings()
-        unasked = [row for row in run.recorded.unasked.values() if row.kind in OUTCOMES]
-        mine = [row for row in unasked if row.parent_id is None or row.parent_id in gate.begun]
-        if not self.is_finished:
-            mine += self._left_behind(unasked, gate)
-        return Findings(
-            held=list(gate.held.values()),
-            unasked=[self._calls[row.task_id] for row in mine],
-            open_waits=self._open_waits(gate),
-            note=note,
-        )
-
-    def _left_behind(self, unasked: list[Recorded], gate: _Hold) -> list[Recorded]:
-        """What a child workflow has recorded that had not ended, and is not asked for any more.
-
-        While another one of its name is begun. What an arm of a race has left that lost looks
-        alike, but something was recorded after it.
-        """
-        names = {name_of(each) for each in gate.begun}
-        if not names:
-            return []
-        order = {task_id: place for place, task_id in enumerate(self._calls)}
-        direct = (
-            order[each.task_id]
-            for each in self._calls.values()
-            if each.parent_id is None and each.kind in OUTCOMES
-        )
-        last = max(direct, default=-1)
-        return [
-            row
-            for row in unasked
-            if row.parent_id is not None
-            and row.parent_id not in self._calls
-            and row.parent_id not in gate.asked
-            and name_of(row.parent_id) in names
-            and order[row.task_id] > last
-        ]
-
-    def _open_waits(self, gate: _Hold) -> list[Wait]:
-        """What the paused run waited for, and is not waited for any more."""
-        if self.row.status != RunStatus.PAUSED:
-            return []
-        tasks = {each.id for each in gate.held.values() if not isinstance(each, WaitCall)}
-        names = {name_of(each) for each in tasks}
-
-        def is_missing(wait: Wait) -> bool:
-            if wait.task_id in gate.asked or wait.task_id in self._calls:
-                return False
-            if wait.parent_id is None or wait.parent_id in gate.begun:
-                return True
-            if wait.parent_id in gate.asked or wait.parent_id in self._calls:
-                return False
-            # A task that is held may hide it, unless it is the one of that name.
-            return not tasks or name_of(wait.parent_id) in names
-
-        return [each for each in decode_waits(self.row.waits) if is_missing(each)]
+        unasked = list(self._run.recorded.unasked.values())
+        return find(self._recorded, self._hold, unasked, note)
 
 
 def _unfinished(row: RunRow) -> RunRow:
-    """The run as somebody would continue it who executes it again."""
+    """The run as a rerun would find it that continues it."""
     if row.status == RunStatus.SUCCESS:
         row = reopened(row)
     return structs.replace(row, owner=None, epoch=1, due=None, takeovers=0).sealed()

@@ -1,53 +1,8 @@
-"""What a deploy would do to recorded runs: they are replayed against the present code.
-
-    import anyio
-
-    from taskflow import MemoryStore, Runtime, task, workflow
-    from taskflow.testing import replay
-
-    @task
-    async def charge(order: str) -> str:
-        return f"receipt for {order}"
-
-    @workflow(name="fulfil")
-    async def fulfil(order: str) -> str:
-        return await charge(order)
-
-    @workflow(name="fulfil")  # as the next version of the code has it
-    async def fulfil_in_capitals(order: str) -> str:
-        return await charge(order.upper())
-
-    async def main() -> None:
-        store = MemoryStore()
-        async with Runtime(store) as runtime:
-            await runtime.run(fulfil("a1"), thread_id="order-a1")
-
-        assert (await replay(store, fulfil)).is_unchanged
-        report = await replay(store, fulfil_in_capitals)
-        (run,) = report.changed
-        assert run.executes[0].arguments == {"order": "A1"}
-        assert run.ignores[0].arguments == {"order": "a1"}
-        print(report)
-
-    anyio.run(main)
-
-Each run is copied into a store of its own in memory, and its workflow executed there, as it would
-be on any rerun: recorded calls answer from their records. No body of a task executes: a call that
-is not recorded is held for ever. When nothing moves any more, what the code has asked for is
-compared with what is recorded, and the run is cut off. Nothing is written to where the history
-comes from: of a SQLite file a copy is read, so that an older version may go on using it.
-
-The body of the workflow itself executes, and those of workflows that it calls, as on every rerun:
-what it does outside of tasks, it does here too.
-
-``taskflow check module:workflow`` is the same as a command.
-"""
+"""`replay`: recorded runs, many at a time, against the present code of their workflow."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -57,10 +12,10 @@ from taskflow.calls.workflows import Workflow
 from taskflow.errors import TaskflowError
 from taskflow.loops.promises import Latch
 from taskflow.records import RunStatus
-from taskflow.testing.comparisons import skipped
-from taskflow.testing.histories import History, RecordedRun, Wanted, recorded_runs
-from taskflow.testing.rehearsals import LOOK_INTERVAL, Rehearsal
-from taskflow.testing.verdicts import ReplayReport, RunReplay
+from taskflow.testing.replays.comparisons import skipped
+from taskflow.testing.replays.histories import History, Reader, RecordedRun
+from taskflow.testing.replays.rehearsals import LOOK_INTERVAL, Rehearsal
+from taskflow.testing.replays.verdicts import ReplayReport, RunReplay
 
 __all__ = ("NothingToReplay", "replay")
 
@@ -119,61 +74,63 @@ async def replay(
         raise ValueError(f"patience is not negative, got {patience}")
     given = [status] if isinstance(status, str) else status
     statuses = None if given is None else frozenset(map(RunStatus, given))
-    wanted = Wanted(workflow.name, thread_id, statuses, Counter())
-    replays = _Replays(workflow, patience, report)
-    error: BaseException | None = None
+    error: Exception | None = None
     async with anyio.create_task_group() as group:
+        replays = _Replays(workflow, patience, report, group)
+        reader = Reader(workflow.name, thread_id, statuses, replays.begin)
         try:
-            await replays.replay_all(history, wanted, group)
+            await reader.read(history)
+            await replays.finish()
         except Exception as failure:  # not in a group of one
             error = failure
         group.cancel_scope.cancel()
     if error is not None:
         raise error
     if not replays.entries:
-        raise NothingToReplay(workflow.name, wanted.others)
-    return ReplayReport(workflow.name, replays.in_order(), dict(wanted.others))
+        raise NothingToReplay(workflow.name, reader.others)
+    return ReplayReport(workflow.name, replays.in_order(), dict(reader.others))
 
 
 class _Replays:
-    """The runs that are being replayed, and what those came to that have been."""
+    """The runs that are being replayed, and the entries of those that have been."""
 
     def __init__(
         self,
         workflow: Workflow[..., Any, Any],
         patience: float,
         report: Callable[[RunReplay], object] | None,
+        group: anyio.abc.TaskGroup,
     ) -> None:
         self.entries: dict[int, RunReplay] = {}
         self._workflow = workflow
         self._patience = patience
         self._report = report
+        self._group = group
+        self._begun = 0
         self._active: dict[int, Rehearsal | None] = {}
         self._rows = 0  # of these
         self._changed = Latch()
         self._error: Exception | None = None
-
-    async def replay_all(
-        self, history: History, wanted: Wanted, group: anyio.abc.TaskGroup
-    ) -> None:
-        """Replay what is wanted. Raises what reading and reporting raise."""
         group.start_soon(self._watch)
-        async with aclosing(recorded_runs(history, wanted)) as runs:
-            number = 0
-            async for recorded in runs:
-                while self._active and not self._has_room(len(recorded.rows)):
-                    await self._next_end()
-                self._active[number] = None
-                self._rows += len(recorded.rows)
-                group.start_soon(self._replay, number, recorded)
-                number += 1
+
+    async def begin(self, recorded: RecordedRun) -> None:
+        """Replay one more run, as soon as there is room. Raises what others have raised."""
+        while self._active and not self._has_room(len(recorded.rows)):
+            await self._next_end()
+        self._active[self._begun] = None
+        self._rows += len(recorded.rows)
+        self._group.start_soon(self._replay, self._begun, recorded)
+        self._begun += 1
+
+    async def finish(self) -> None:
+        """Wait for all that have begun. Raises what they have raised."""
         while self._active:
             await self._next_end()
         if self._error is not None:
             raise self._error
 
     def in_order(self) -> list[RunReplay]:
-        """An entry for each run, in the order in which they were read."""
+        """An entry for each run, in the order of the history."""
         return [self.entries[number] for number in sorted(self.entries)]
 
     def _has_room(self, rows: int) -> bool:
@@ -185,7 +142,7 @@ class _Replays:
             raise self._error
 
     async def _watch(self) -> None:
-        """Cut those off in which nothing moves any more; all of them, when this is cancelled."""
+        """Look at all of them: one timer serves hundreds. Unwind them when this is cancelled."""
         try:
             while True:
                 await anyio.sleep(LOOK_INTERVAL)
