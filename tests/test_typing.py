@@ -1,4 +1,8 @@
-"""Types are behaviour: a wrong argument is an error at its call, in both type checkers."""
+"""Types are behaviour: a wrong argument is an error at its call, in both type checkers.
+
+In ``tests/typing``, a line that says ``type: ignore`` and ``pyright: ignore`` is one that must be
+an error: where it is none, the checkers report the comment.
+"""
 
 from __future__ import annotations
 

@@ -11,215 +11,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("rich")
 pytest.importorskip("typer")
 
+from commands import DEADLINE, Invoke, Spawn, bodies, wait_until
 from rich.console import Console
-from typer.testing import CliRunner
 
 from taskflow.cli import progress as cli_progress
-from taskflow.cli.app import app
 from taskflow.cli.progress import PlainLines, duration
 from taskflow.runs.progress import Progress
-
-DEADLINE = 20.0  # seconds for something that takes a fraction of one
-
-JOBS = """
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
-import anyio
-
-from taskflow import RetryPolicy, task, workflow
-
-HERE = Path(__file__).parent
-
-
-def note(text):
-    with open(HERE / "bodies", "a") as file:
-        file.write(text + "\\n")
-
-
-@dataclass
-class Order:
-    id: str
-    amount: int
-
-
-@task
-async def square(n: int) -> int:
-    note(f"square {n}")
-    return n * n
-
-
-@workflow
-async def squares(count: int, offset: int = 0) -> list[int]:
-    print("a line of the workflow's own")
-    return [await square(n) for n in range(offset, offset + count)]
-
-
-@workflow
-async def total(orders: list[Order], *, note: str = "") -> int:
-    return sum(order.amount for order in orders)
-
-
-@workflow
-async def shout(text: str) -> str:
-    return text.upper()
-
-
-@task
-async def check() -> None:
-    note("check")
-    if not (HERE / "go").exists():
-        raise ConnectionError("the line is down")
-
-
-@task(retry=RetryPolicy(max_attempts=3, initial_interval=0.001))
-async def attempt() -> None:
-    if not (HERE / "tried").exists():
-        (HERE / "tried").touch()
-        raise ConnectionError("once more")
-
-
-@task
-async def outer() -> int:
-    await attempt()
-    return await square(7)
-
-
-@workflow
-async def breaks() -> int:
-    await outer()
-    try:
-        await check()
-    except ConnectionError as error:
-        raise RuntimeError("it cannot [bold]go on[/]") from error
-    return 7
-
-
-@workflow
-async def handles() -> None:
-    try:
-        await check()
-    except ConnectionError:
-        await square(1)
-
-
-@task
-async def hold() -> None:
-    note("hold")
-    while not (HERE / "go").exists():
-        await anyio.sleep(0.01)
-
-
-@workflow
-async def holds() -> list[int]:
-    squared = [await square(n) for n in range(3)]
-    await hold()
-    return squared
-
-
-@workflow
-async def holds_twice() -> int:
-    await hold()
-    return await square(1)
-
-
-@task
-def block() -> None:
-    note("hold")
-    time.sleep(60)
-
-
-@workflow
-async def blocks() -> None:
-    await block()
-"""
-
-
-class Invoked:
-    """What a command came to."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-
-Invoke = Callable[..., Invoked]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current directory, with a module ``jobs`` in it."""
-    (tmp_path / "jobs.py").write_text(JOBS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("TERM", "xterm")
-    for name in ("TASKFLOW_DB", "TASKFLOW_TRACEBACK", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    yield tmp_path
-    sys.modules.pop("jobs", None)
-
-
-@pytest.fixture
-def invoke(folder: Path) -> Invoke:
-    """Executes a command in this process."""
-
-    def invoke(*words: str, stdin: str | None = None) -> Invoked:
-        result = CliRunner().invoke(app, words, input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Invoked(result.exit_code, result.stdout, result.stderr)
-
-    return invoke
-
-
-@pytest.fixture
-def spawn(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a command in a process of its own."""
-    started: list[subprocess.Popen[str]] = []
-    root = str(Path(cli_progress.__file__).parents[2])
-
-    def spawn(*words: str, **options: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "taskflow.cli", *words],
-            env={**os.environ, "PYTHONPATH": root},
-            text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-        )
-        started.append(process)
-        return process
-
-    yield spawn
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def bodies(folder: Path) -> list[str]:
-    """The bodies that were executed, one after another."""
-    file = folder / "bodies"
-    return file.read_text().splitlines() if file.exists() else []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_result_goes_to_stdout_and_what_was_done_to_stderr(invoke: Invoke) -> None:
@@ -514,9 +318,7 @@ def test_the_database_may_be_named_by_the_environment(
     assert (folder / "mine.db").exists()
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path
-) -> None:
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(spawn: Spawn, folder: Path) -> None:
     """The command that it prints executes the rest, and only the rest."""
     process = spawn("run", "jobs:holds", "--thread", "it's", "--db", "my own.db", "--json")
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
@@ -538,9 +340,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert bodies(folder) == ["square 0", "square 1", "square 2", "hold", "hold"]
 
 
-def test_another_ctrl_c_leaves_at_once(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path
-) -> None:
+def test_another_ctrl_c_leaves_at_once(spawn: Spawn, folder: Path) -> None:
     """A body that does not end cannot hold the terminal; how to go on is said all the same."""
     process = spawn("run", "jobs:blocks", "--thread", "a")
     wait_until(lambda: bodies(folder) == ["hold"])
@@ -555,9 +355,7 @@ def test_another_ctrl_c_leaves_at_once(
     assert "resume jobs:blocks --thread a" in err
 
 
-def test_sigterm_lets_what_executes_end(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path, invoke: Invoke
-) -> None:
+def test_sigterm_lets_what_executes_end(spawn: Spawn, folder: Path, invoke: Invoke) -> None:
     """What a container's end sends: the task is recorded, and nobody owns the run afterwards."""
     process = spawn("run", "jobs:holds_twice", "--thread", "a")
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
@@ -579,9 +377,7 @@ def test_sigterm_lets_what_executes_end(
     assert bodies(folder) == ["hold", "square 1"]
 
 
-def test_a_run_that_ends_while_it_is_drained_is_done(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path
-) -> None:
+def test_a_run_that_ends_while_it_is_drained_is_done(spawn: Spawn, folder: Path) -> None:
     """Its result is printed: SIGTERM came too late to stop anything."""
     process = spawn("run", "jobs:holds", "--thread", "a")
     wait_until(lambda: bodies(folder)[-1:] == ["hold"])
@@ -595,9 +391,7 @@ def test_a_run_that_ends_while_it_is_drained_is_done(
     assert (process.returncode, json.loads(out)) == (0, [0, 1, 4])
 
 
-def test_a_signal_after_sigterm_leaves_at_once(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path
-) -> None:
+def test_a_signal_after_sigterm_leaves_at_once(spawn: Spawn, folder: Path) -> None:
     """A body that does not end cannot hold up the end of a container."""
     process = spawn("run", "jobs:blocks", "--thread", "a")
     wait_until(lambda: bodies(folder) == ["hold"])
@@ -613,7 +407,7 @@ def test_a_signal_after_sigterm_leaves_at_once(
 
 
 def test_a_run_of_another_process_is_refused_or_waited_for(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path, invoke: Invoke
+    spawn: Spawn, folder: Path, invoke: Invoke
 ) -> None:
     """Without --wait it is wrong use that names the option; with it, both print one result."""
     first = spawn("run", "jobs:holds", "--thread", "a")
@@ -630,9 +424,7 @@ def test_a_run_of_another_process_is_refused_or_waited_for(
     assert len(bodies(folder)) == 4
 
 
-def test_a_terminal_gets_a_live_display(
-    spawn: Callable[..., subprocess.Popen[str]], folder: Path
-) -> None:
+def test_a_terminal_gets_a_live_display(spawn: Spawn, folder: Path) -> None:
     """What executes, what is done and replayed, and the rate; gone when the run has ended."""
     leader, follower = pty.openpty()
     process = spawn("run", "jobs:holds", "--thread", "a", stderr=follower)

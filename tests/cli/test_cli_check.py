@@ -14,14 +14,11 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("typer")
 
-import test_cli
-from test_cli import Invoke, bodies
+from commands import Invoke, bodies, wait_until
 
 from taskflow.cli import check as cli_check  # it adds the command
 from taskflow.records import RunStatus
 from taskflow.testing import RunReplay, Verdict
-
-folder, invoke, spawn = test_cli.folder, test_cli.invoke, test_cli.spawn  # its fixtures
 
 ORDERS = """
 from taskflow import receive, task, workflow
@@ -73,13 +70,6 @@ def deploy(orders: Path) -> Callable[[str], None]:
             cached.unlink()
 
     return deploy
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> object:
-    """No module stays from one test to the next."""
-    yield
-    sys.modules.pop("orders", None)
 
 
 def test_unchanged_code_passes(invoke: Invoke, orders: Path, folder: Path) -> None:
@@ -215,7 +205,7 @@ def test_ctrl_c_stops_it(orders: Path, folder: Path, spawn: Callable) -> None:
     stuck = ORDERS.replace("    receipt =", "    note('stuck')\n    await forever()\n    receipt =")
     orders.write_text(f"{stuck}\nfrom anyio import sleep_forever as forever\n")
     process = spawn("check", "orders:fulfil", "--patience", "60")
-    test_cli.wait_until(lambda: "stuck" in bodies(folder))
+    wait_until(lambda: "stuck" in bodies(folder))
 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

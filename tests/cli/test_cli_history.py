@@ -15,14 +15,11 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("typer")
 
-import test_cli
+from commands import Invoke, bodies
 from processes import ENVIRONMENT
-from test_cli import Invoke, bodies
 
 from taskflow.cli import history as cli_history
 from taskflow.records import Pruned
-
-folder, invoke, spawn = test_cli.folder, test_cli.invoke, test_cli.spawn  # its fixtures
 
 
 def shown(invoke: Invoke, thread: str) -> list[dict[str, object]]:

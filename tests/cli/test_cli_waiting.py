@@ -7,8 +7,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,17 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("typer")
 
-import test_cli
-from test_cli import DEADLINE, Invoke, bodies, wait_until
+from commands import DEADLINE, Invoke, Spawn, bodies, wait_until
 
 PLANS = """
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
+from jobs import HERE, note
 
 from taskflow import emit, receive, sleep, task, workflow
-
-HERE = Path(__file__).parent
-
-
-def note(text):
-    with open(HERE / "bodies", "a") as file:
-        file.write(text + "\\n")
-
 
 @dataclass
 class Decision:
@@ -113,23 +102,11 @@ async def dies() -> None:
 
 APPROVAL = '{"approved": true}'
 
-Spawn = Callable[..., "subprocess.Popen[str]"]
 
-invoke = test_cli.invoke
-spawn = test_cli.spawn
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current directory, with a module ``plans`` in it."""
-    (tmp_path / "plans.py").write_text(PLANS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("TERM", "xterm")
-    for name in ("TASKFLOW_DB", "TASKFLOW_TRACEBACK", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    yield tmp_path
-    sys.modules.pop("plans", None)
+@pytest.fixture(autouse=True)
+def plans(folder: Path) -> None:
+    """A module ``plans`` in the folder."""
+    (folder / "plans.py").write_text(PLANS)
 
 
 def shown(invoke: Invoke, thread: str) -> dict[str, Any]:

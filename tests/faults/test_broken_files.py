@@ -34,7 +34,6 @@ from taskflow.stores.sqlite.locks import OwnerLock
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 30.0
-# The package that is tested, whether it is installed or not.
 LEASE = 0.6  # seconds: its thread wakes ten times a second
 
 

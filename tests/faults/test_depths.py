@@ -8,8 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +20,6 @@ from taskflow import (
     MemoryStore,
     RunNotFound,
     Runtime,
-    SQLiteStore,
     emit,
     previous,
     receive,
@@ -57,14 +55,6 @@ class Deep(NamedTuple):
     @property
     def is_accepted(self) -> bool:
         return self.depth < NESTING_LIMIT
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    """An open runtime on each kind of store."""
-    memory = request.param == "memory"
-    with Host(MemoryStore() if memory else SQLiteStore(tmp_path / "taskflow.db")) as host:
-        yield host
 
 
 @pytest.fixture(params=[ACCEPTED, NESTING_LIMIT + 1, 601, 1_001, 5_001, 100_001])

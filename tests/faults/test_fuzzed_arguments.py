@@ -41,12 +41,6 @@ TELLING = [
 ]
 
 
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """What hypothesis draws from."""
-    return int(request.config.getoption("--seed"))
-
-
 def identity(**arguments: Any) -> bytes:
     """What stands for these arguments in the id of a call of f()."""
     return b"|".join(canonical_arguments(arguments, "f"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from values import Held, Host, anything, fuzz, nested, plain, same, texts
 
-from taskflow import MemoryStore, SQLiteStore, TaskFailed, task, workflow
+from taskflow import TaskFailed, task, workflow
 from taskflow.wire.failures import Failure, rebuild, record
 
 
@@ -149,20 +147,6 @@ def told(error: BaseException) -> Any:
         return type(error), error.message, [told(each) for each in error.exceptions]
     attributes = {key: value for key, value in error.__dict__.items() if not key.startswith("__")}
     return type(error), BaseException.args.__get__(error), attributes
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    """An open runtime on each kind of store."""
-    memory = request.param == "memory"
-    with Host(MemoryStore() if memory else SQLiteStore(tmp_path / "taskflow.db")) as host:
-        yield host
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """What hypothesis draws from."""
-    return int(request.config.getoption("--seed"))
 
 
 def test_whatever_is_raised_is_recorded_and_rebuilt(seed: int, is_long: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,10 +10,8 @@ from values import Host, fuzz
 
 from taskflow import (
     CachePolicy,
-    MemoryStore,
     RunCancelled,
     RunNotFound,
-    SQLiteStore,
     receive,
     task,
     workflow,
@@ -52,20 +48,6 @@ ids = st.text(max_size=40) | st.sampled_from(
         ),
     ]
 )
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    """An open runtime on each kind of store."""
-    memory = request.param == "memory"
-    with Host(MemoryStore() if memory else SQLiteStore(tmp_path / "taskflow.db")) as host:
-        yield host
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """What hypothesis draws from."""
-    return int(request.config.getoption("--seed"))
 
 
 def is_id(text: str) -> bool:

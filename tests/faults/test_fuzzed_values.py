@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -24,9 +22,7 @@ from values import (
 )
 
 from taskflow import (
-    MemoryStore,
     RunNotFound,
-    SQLiteStore,
     Workflow,
     emit,
     previous,
@@ -41,20 +37,6 @@ from taskflow.wire.codec import Codec
 
 class AfterAll(Exception):
     """Ends a run whose tasks are all recorded, so that the next one replays them."""
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    """An open runtime on each kind of store."""
-    memory = request.param == "memory"
-    with Host(MemoryStore() if memory else SQLiteStore(tmp_path / "taskflow.db")) as host:
-        yield host
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """What hypothesis draws from."""
-    return int(request.config.getoption("--seed"))
 
 
 def annotated(name: str, annotation: Any, returned: Any = Any) -> Workflow[[Any], Any, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from processes import ENVIRONMENT, module_of
+from processes import ENVIRONMENT, Workplace, module_of
 
 from taskflow import Runtime, SQLiteStore, ThreadBusy, task, workflow
 from taskflow.errors import LeaseLost
@@ -20,32 +20,22 @@ from taskflow.errors import LeaseLost
 pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("hundred.py")
-# The package that is tested, whether it is installed or not.
 
 # Nobody waits for a lease to run out in these tests: a killed owner is noticed at once.
 PATIENCE = 20.0
 
 
-class Work:
+class Work(Workplace):
     """A folder with a database, the log that bodies write, and the step that blocks."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.db = folder / "taskflow.db"
+        super().__init__(folder)
         self.log = folder / "log"
         self.log.touch()
-        self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, block_at: int = -1, wait: bool = False) -> subprocess.Popen[bytes]:
         """Run the hundred steps in a process of its own."""
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(self.folder), str(block_at), str(int(wait))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-        )
-        self.processes.append(process)
-        return process
+        return self.spawn(PROGRAM, str(block_at), str(int(wait)))
 
     def bodies(self) -> list[int]:
         """The steps that have begun to execute, in any process."""
@@ -70,11 +60,8 @@ class Work:
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
     """Every process that was started has ended after the test."""
-    work = Work(tmp_path)
-    yield work
-    for process in work.processes:
-        process.kill()
-        process.communicate()
+    with Work(tmp_path) as work:
+        yield work
 
 
 @pytest.mark.parametrize("step", [0, 37, 99])

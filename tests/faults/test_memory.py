@@ -12,7 +12,6 @@ import pytest
 from processes import ENVIRONMENT
 
 PROGRAM = Path(__file__).with_name("growth.py")
-# The package that is tested, whether it is installed or not.
 
 LIMIT = 100.0  # MiB
 PATIENCE = 3600.0

@@ -29,7 +29,6 @@ from processes import ENVIRONMENT, module_of
 from taskflow import Runtime
 
 PROGRAM = Path(__file__).with_name("mixed.py")
-# The package that is tested, whether it is installed or not.
 PATIENCE = 60.0
 
 THREADS = 50  # of the process that is alone

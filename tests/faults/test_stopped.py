@@ -32,7 +32,6 @@ pytestmark = [
 ]
 
 PROGRAM = Path(__file__).with_name("stopped.py")
-# The package that is tested, whether it is installed or not.
 PATIENCE = 30.0
 TTL = 1.0  # seconds
 RESULTS = "SELECT count(*) FROM checkpoint WHERE kind = 'result'"

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
-from processes import ENVIRONMENT, module_of
+from processes import Workplace, module_of
 
 from taskflow import Runtime, SQLiteStore
 from taskflow.errors import RunSetAside
@@ -25,31 +25,18 @@ from taskflow.records import RunStatus
 pytestmark = pytest.mark.anyio
 
 PROGRAM = Path(__file__).with_name("orphans.py")
-# The package that is tested, whether it is installed or not.
 
 PATIENCE = 60.0
 PARTS = 5  # effects of one run of ``steps``
 
 
-class Work:
+class Work(Workplace):
     """A folder with a database, and the files that the program's processes write."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.db = folder / "taskflow.db"
-        self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, mode: str, **options: object) -> subprocess.Popen[bytes]:
         """A process of the program."""
         words = [f"{name}={value}" for name, value in options.items()]
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(self.folder), mode, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-        )
-        self.processes.append(process)
-        return process
+        return self.spawn(PROGRAM, mode, *words)
 
     def ready(self, mode: str, **options: object) -> subprocess.Popen[bytes]:
         """A process of the program that has begun its work."""
@@ -113,11 +100,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
     """Every process that was started has ended after the test."""
-    work = Work(tmp_path)
-    yield work
-    for process in work.processes:
-        process.kill()
-        process.communicate()
+    with Work(tmp_path) as work:
+        yield work
 
 
 @pytest.fixture

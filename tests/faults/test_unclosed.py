@@ -13,7 +13,6 @@ import pytest
 from processes import ENVIRONMENT
 
 PROGRAM = Path(__file__).with_name("unclosed.py")
-# The package that is tested, whether it is installed or not.
 WARNING = "ResourceWarning: a Runtime on {} was never closed"
 
 SECONDS = 2.0  # from the moment at which the program leaves

@@ -84,6 +84,29 @@ class Trip:
         return trip
 
 
+class Endless:
+    """A task that begins, and ends when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.ended: list[str] = []
+
+        @task(name="endless")
+        async def endless() -> None:
+            try:
+                self.begun.set()
+                await anyio.sleep_forever()
+            finally:
+                self.ended.append("endless")
+
+        self.task = endless
+
+
+@pytest.fixture
+def endless() -> Endless:
+    return Endless()
+
+
 async def _by_scope(main: Callable[[], Awaitable[Any]], ticks: int) -> bool:
     """Cancel ``main()`` by a scope when the loop has turned ``ticks`` times; whether it ended."""
     ended = False
@@ -178,25 +201,19 @@ async def test_asyncio_may_cancel_the_caller_again_and_again(runtime: Runtime) -
     )
 
 
-async def test_a_cancelled_run_belongs_to_nobody(runtime: Runtime) -> None:
+async def test_a_cancelled_run_belongs_to_nobody(runtime: Runtime, endless: Endless) -> None:
     """A run whose caller was cancelled from outside is ``running`` without an owner."""
-    begun = anyio.Event()
-
-    @task
-    async def endless() -> None:
-        begun.set()
-        await anyio.sleep_forever()
 
     @workflow
     async def wait() -> None:
-        await endless()
+        await endless.task()
 
     async def caller() -> None:
         await runtime.run(wait(), thread_id="t")
 
     async with anyio.create_task_group() as group:
         group.start_soon(caller)
-        await begun.wait()
+        await endless.begun.wait()
         group.cancel_scope.cancel()
 
     record = await runtime.get("t")
@@ -348,29 +365,21 @@ async def test_calls_left_executing_are_cancelled_awaited_and_told(runtime: Runt
 
 
 @on_asyncio
-async def test_calls_that_a_task_left_executing_end_with_it(runtime: Runtime) -> None:
+async def test_calls_that_a_task_left_executing_end_with_it(
+    runtime: Runtime, endless: Endless
+) -> None:
     """What a body leaves behind ends before the body's caller goes on."""
-    ended: list[str] = []
-    begun = anyio.Event()
-
-    @task
-    async def endless() -> None:
-        try:
-            begun.set()
-            await anyio.sleep_forever()
-        finally:
-            ended.append("endless")
 
     @task
     async def careless() -> str:
-        left.append(asyncio.create_task(endless()))
-        await begun.wait()
+        left.append(asyncio.create_task(endless.task()))
+        await endless.begun.wait()
         return "done"
 
     @workflow
     async def order() -> list[str]:
         await careless()
-        return list(ended)
+        return list(endless.ended)
 
     left: list[asyncio.Task[None]] = []
     with pytest.warns(RuntimeWarning, match="left executing"):
@@ -380,61 +389,42 @@ async def test_calls_that_a_task_left_executing_end_with_it(runtime: Runtime) ->
 
 @on_asyncio
 async def test_calls_that_a_failed_gather_left_executing_end_with_the_run(
-    runtime: Runtime,
+    runtime: Runtime, endless: Endless
 ) -> None:
     """``asyncio.gather`` leaves the others executing when one fails; the run does not."""
-    ended: list[str] = []
-    begun = anyio.Event()
-
-    @task
-    async def endless() -> None:
-        try:
-            begun.set()
-            await anyio.sleep_forever()
-        finally:
-            ended.append("endless")
 
     @task
     async def fail() -> None:
-        await begun.wait()
+        await endless.begun.wait()
         raise ConnectionError
 
     @workflow
     async def order() -> None:
-        await asyncio.gather(endless(), fail())
+        await asyncio.gather(endless.task(), fail())
 
     with (
         pytest.warns(RuntimeWarning, match="left executing"),
         pytest.raises(ConnectionError),
     ):
         await runtime.run(order(), thread_id="t")
-    assert ended == ["endless"]
+    assert endless.ended == ["endless"]
 
 
 @on_asyncio
-async def test_calls_left_executing_end_with_a_thread_block(runtime: Runtime) -> None:
+async def test_calls_left_executing_end_with_a_thread_block(
+    runtime: Runtime, endless: Endless
+) -> None:
     """A block of ``Runtime.thread()`` is a scope too."""
-    ended: list[str] = []
-    begun = anyio.Event()
-
-    @task
-    async def endless() -> None:
-        try:
-            begun.set()
-            await anyio.sleep_forever()
-        finally:
-            ended.append("endless")
-
     left: list[asyncio.Task[None]] = []
 
     async def careless() -> None:
         async with runtime.thread("t"):
-            left.append(asyncio.create_task(endless()))
-            await begun.wait()
+            left.append(asyncio.create_task(endless.task()))
+            await endless.begun.wait()
 
     with pytest.warns(RuntimeWarning, match="left executing"):
         await careless()
-    assert ended == ["endless"]
+    assert endless.ended == ["endless"]
     await asyncio.wait(left)
 
 
@@ -763,61 +753,55 @@ async def test_a_cancelled_wait_between_attempts_records_nothing(runtime: Runtim
     assert (await runtime.get("t")).status == "running"
 
 
+class Block:
+    """A block of ``Runtime.thread()`` whose second task does not end when it is entered first."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.begun = anyio.Event()
+        self.bodies: list[str] = []
+        self._runtime = runtime
+
+        @task
+        async def step(name: str) -> str:
+            self.bodies.append(name)
+            if name == "endless" and not self.begun.is_set():
+                self.begun.set()
+                await anyio.sleep_forever()
+            return name
+
+        self._step = step
+
+    async def enter(self) -> None:
+        async with self._runtime.thread("t"):
+            await self._step("first")
+            await self._step("endless")
+
+
 async def test_a_cancelled_block_can_be_entered_again(runtime: Runtime) -> None:
     """A block of ``Runtime.thread()`` that was cancelled has released its thread."""
-    begun = anyio.Event()
-    bodies: list[str] = []
-
-    @task
-    async def step(name: str) -> str:
-        bodies.append(name)
-        if name == "endless" and not begun.is_set():
-            begun.set()
-            await anyio.sleep_forever()
-        return name
-
-    async def block() -> None:
-        async with runtime.thread("t"):
-            await step("first")
-            await step("endless")
-
+    block = Block(runtime)
     async with anyio.create_task_group() as group:
-        group.start_soon(block)
-        await begun.wait()
+        group.start_soon(block.enter)
+        await block.begun.wait()
         group.cancel_scope.cancel()
     assert [each.value for each in await runtime.tasks("t")] == ["first"]
-    await block()
-    assert bodies == ["first", "endless", "endless"]
+    await block.enter()
+    assert block.bodies == ["first", "endless", "endless"]
 
 
 @on_asyncio
 async def test_a_natively_cancelled_block_can_be_entered_again(runtime: Runtime) -> None:
     """The same by ``task.cancel()``, again and again until it has ended."""
-    begun = anyio.Event()
-    bodies: list[str] = []
-
-    @task
-    async def step(name: str) -> str:
-        bodies.append(name)
-        if name == "endless" and not begun.is_set():
-            begun.set()
-            await anyio.sleep_forever()
-        return name
-
-    async def block() -> None:
-        async with runtime.thread("t"):
-            await step("first")
-            await step("endless")
-
-    child = asyncio.create_task(block())
-    await begun.wait()
+    block = Block(runtime)
+    child = asyncio.create_task(block.enter())
+    await block.begun.wait()
     while not child.done():
         child.cancel()
         await checkpoint()
     assert [each.value for each in await runtime.tasks("t")] == ["first"]
     assert (await runtime.get("t")).owner is None
-    await block()
-    assert bodies == ["first", "endless", "endless"]
+    await block.enter()
+    assert block.bodies == ["first", "endless", "endless"]
 
 
 async def test_a_retried_worker_thread_is_not_disturbed_by_an_abandoned_one(

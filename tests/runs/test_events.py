@@ -23,15 +23,9 @@ from taskflow.events import (
     TaskStarted,
     Waiting,
 )
-from taskflow.events import (
-    RunCancelled as RunCancelledEvent,
-)
-from taskflow.events import (
-    RunPaused as RunPausedEvent,
-)
-from taskflow.events import (
-    TaskFailed as TaskFailedEvent,
-)
+from taskflow.events import RunCancelled as RunCancelledEvent
+from taskflow.events import RunPaused as RunPausedEvent
+from taskflow.events import TaskFailed as TaskFailedEvent
 from taskflow.records import Wait
 
 pytestmark = pytest.mark.anyio

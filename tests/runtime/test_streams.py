@@ -36,15 +36,9 @@ from taskflow.events import (
     TaskCompleted,
     TaskStarted,
 )
-from taskflow.events import (
-    RunCancelled as RunCancelledEvent,
-)
-from taskflow.events import (
-    RunPaused as RunPausedEvent,
-)
-from taskflow.events import (
-    TaskFailed as TaskFailedEvent,
-)
+from taskflow.events import RunCancelled as RunCancelledEvent
+from taskflow.events import RunPaused as RunPausedEvent
+from taskflow.events import TaskFailed as TaskFailedEvent
 
 pytestmark = pytest.mark.anyio
 

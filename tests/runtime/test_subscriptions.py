@@ -40,15 +40,9 @@ from taskflow.events import (
     TaskStarted,
     Waiting,
 )
-from taskflow.events import (
-    RunCancelled as RunCancelledEvent,
-)
-from taskflow.events import (
-    RunPaused as RunPausedEvent,
-)
-from taskflow.events import (
-    TaskFailed as TaskFailedEvent,
-)
+from taskflow.events import RunCancelled as RunCancelledEvent
+from taskflow.events import RunPaused as RunPausedEvent
+from taskflow.events import TaskFailed as TaskFailedEvent
 from taskflow.runs.feeds import Listener
 from taskflow.runtime.subscriptions import Subscription
 

@@ -17,8 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from conftest import KINDS
-from kinds import MakeStore
+from kinds import KINDS, MakeStore
 
 from taskflow import (
     CachePolicy,

@@ -1,8 +1,4 @@
-"""Never run, only read by the type checkers: choosing and telling.
-
-A line that says ``type: ignore`` and ``pyright: ignore`` is one that must be an error: where it is
-none, the checkers report the comment.
-"""
+"""Never run, only read by the type checkers: choosing and telling."""
 
 from __future__ import annotations
 
@@ -23,15 +19,9 @@ from taskflow.events import (
     TaskStarted,
     Waiting,
 )
-from taskflow.events import (
-    RunCancelled as RunCancelledEvent,
-)
-from taskflow.events import (
-    RunPaused as RunPausedEvent,
-)
-from taskflow.events import (
-    TaskFailed as TaskFailedEvent,
-)
+from taskflow.events import RunCancelled as RunCancelledEvent
+from taskflow.events import RunPaused as RunPausedEvent
+from taskflow.events import TaskFailed as TaskFailedEvent
 from taskflow.records import Wait
 from taskflow.runtime.subscriptions import Stream, Subscription
 

@@ -1,8 +1,4 @@
-"""Never run, only read by the type checkers: replays of any history and any workflow.
-
-A line that says ``type: ignore`` and ``pyright: ignore`` is one that must be an error: where it is
-none, the checkers report the comment.
-"""
+"""Never run, only read by the type checkers: replays of any history and any workflow."""
 
 from __future__ import annotations
 

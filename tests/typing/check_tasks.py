@@ -1,8 +1,4 @@
-"""Never run, only read by the type checkers: what is inferred, and what is refused.
-
-A line that says ``type: ignore`` and ``pyright: ignore`` is one that must be an error: where it is
-none, the checkers report the comment.
-"""
+"""Never run, only read by the type checkers: what is inferred, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Never run, only read by the type checkers: what waits give, and what they refuse.
-
-A line that says ``type: ignore`` and ``pyright: ignore`` is one that must be an error: where it is
-none, the checkers report the comment.
-"""
+"""Never run, only read by the type checkers: what waits give, and what they refuse."""
 
 from __future__ import annotations
 
