@@ -7,6 +7,7 @@
     rows           builders of the rows that a test of a store needs
     plugin         fixtures for pytest, which the package registers
     suspects       guesses at what a workflow's code does, for `crashes` alone
+    origins        whose code a function is: the user's, or a package's
 
 The docstrings show short programs. This package loads a tool when its name is first used, since
 pytest imports it wherever taskflow is installed. It may import everything below it; of the package,

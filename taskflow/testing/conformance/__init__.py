@@ -32,6 +32,16 @@ What a test in one process cannot show is left to the store's own tests: that wh
 survives a loss of power, that a lease ends with its process and with time, that damaged rows are
 CheckpointCorrupt, and how long a prune holds up others.
 
+- `fixtures`: the stores that the tests are given
+- `claims`: which owner is given a thread's run
+- `batches`: one commit is whole, in order, and fenced by epochs
+- `ends`: how runs end; ``cancel``, ``forget``, ``delete``
+- `pauses`: runs that wait, and which are due
+- `signals`: sent to a run once, and taken by one call
+- `owners`: several runtimes on the same records
+- `histories`: ``replace``, ``fork``, ``adopt``, snapshots and ``prune``
+- `reads`: pages, filters, and results that threads share
+
 This package imports pytest; ``taskflow.testing`` does not import it.
 """
 

@@ -74,10 +74,12 @@ async def replay(
         raise ValueError(f"patience is not negative, got {patience}")
     given = [status] if isinstance(status, str) else status
     statuses = None if given is None else frozenset(map(RunStatus, given))
+    group = anyio.create_task_group()
+    replays = _Replays(workflow, patience, report, group)
+    reader = Reader(workflow.name, thread_id, statuses, replays.begin)
     error: Exception | None = None
-    async with anyio.create_task_group() as group:
-        replays = _Replays(workflow, patience, report, group)
-        reader = Reader(workflow.name, thread_id, statuses, replays.begin)
+    async with group:
+        group.start_soon(replays.watch)
         try:
             await reader.read(history)
             await replays.finish()
@@ -111,7 +113,6 @@ class _Replays:
         self._rows = 0  # of these
         self._changed = Latch()
         self._error: Exception | None = None
-        group.start_soon(self._watch)
 
     async def begin(self, recorded: RecordedRun) -> None:
         """Replay one more run, as soon as there is room. Raises what others have raised."""
@@ -141,7 +142,7 @@ class _Replays:
         if self._error is not None:
             raise self._error
 
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
         """Look at all of them: one timer serves hundreds. Unwind them when this is cancelled."""
         try:
             while True:
