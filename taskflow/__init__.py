@@ -63,7 +63,7 @@ if _typing.TYPE_CHECKING:
     from taskflow.runs.cache import CachePolicy
     from taskflow.runs.frame import current
     from taskflow.runtime import Runtime
-    from taskflow.runtime.executions import RunHandle
+    from taskflow.runtime.handle import RunHandle
     from taskflow.stores.base import Store
     from taskflow.stores.memory import MemoryStore
     from taskflow.stores.sqlite import SQLiteStore
@@ -112,7 +112,7 @@ _MODULES = {
     "MemoryStore": "taskflow.stores.memory",
     "RetryPolicy": "taskflow.retry",
     "RunCancelled": "taskflow.errors",
-    "RunHandle": "taskflow.runtime.executions",
+    "RunHandle": "taskflow.runtime.handle",
     "RunNotFound": "taskflow.errors",
     "RunPaused": "taskflow.errors",
     "RunUnfinished": "taskflow.errors",

@@ -28,7 +28,7 @@ __all__ = ("Block",)
 class Block:
     """One ``Runtime.thread()`` block: an asynchronous context manager, entered once.
 
-    Its thread stands in ``Service.blocks`` from the claim until the release is committed, so no
+    Its thread stands in ``Registry.blocks`` from the claim until the release is committed, so no
     other block or execution begins there meanwhile.
     """
 
@@ -46,9 +46,8 @@ class Block:
         self._reserve()
         try:
             claimed = await self._claim()
-            run = self._run = self._service.blocks[self._thread_id] = self._service.open_run(
-                claimed
-            )
+            run = self._run = self._service.open_run(claimed)
+            self._service.registry.blocks[self._thread_id] = run
             try:
                 if not claimed.is_new:
                     await run.load()
@@ -82,12 +81,12 @@ class Block:
     def _reserve(self) -> None:
         service, thread_id = self._service, self._thread_id
         check_serving(service, thread_id, BLOCK_RUN_ID)
-        if thread_id in service.blocks or thread_id in service.executions:
+        if thread_id in service.registry.blocks or thread_id in service.registry.executing:
             raise ThreadBusy(thread_id, "this runtime has it open already")
-        service.blocks[thread_id] = None
+        service.registry.blocks[thread_id] = None
 
     def _give_back(self) -> None:
-        del self._service.blocks[self._thread_id]
+        del self._service.registry.blocks[self._thread_id]
 
     async def _claim(self) -> Claimed:
         service, thread_id = self._service, self._thread_id
@@ -100,7 +99,7 @@ class Block:
             if answer:  # the caller was cancelled, and the run is ours all the same
                 await self._release(answer[0].row.key)
             elif isinstance(latch.error, StoreError):
-                service.doubt(thread_id)
+                service.registry.doubt(thread_id)
             raise
         return answer[0]
 
@@ -119,7 +118,7 @@ class Block:
             with contextlib.suppress(*([TaskflowError] if run.broken else [])):
                 await self._release(run.key, unrecord)
             if run.broken is not None:
-                self._service.doubt(self._thread_id)
+                self._service.registry.doubt(self._thread_id)
 
     async def _release(self, key: RunKey, unrecord: tuple[str, ...] = ()) -> None:
         now = self._service.clock.now()

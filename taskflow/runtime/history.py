@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from taskflow.calls.definitions import definitions_of
 from taskflow.errors import RunNotFound, SerializationError, TaskflowError, ThreadBusy
 from taskflow.loops.promises import check_call_room
 from taskflow.records import Pruned, RunRecord, RunStatus
 from taskflow.runtime import exports, lookups
-from taskflow.runtime.executions import RunHandle
 from taskflow.runtime.services import Service
 from taskflow.stores.base import BLOCK_RUN_ID
 from taskflow.stores.kinds import EMIT, OUTCOMES, SIGNAL, WAIT
@@ -116,9 +114,10 @@ async def prune(
             total += pruned
             if report is not None:
                 report(total)
-    for thread_id, asleep in list(service.asleep.items()):
+    for thread_id, asleep in list(service.registry.asleep.items()):
         row = await service.store.run(thread_id, asleep.run_id)
-        if row is None or row.status == RunStatus.CANCELLED:
+        is_gone = row is None or row.status == RunStatus.CANCELLED
+        if is_gone and asleep.is_asleep:  # it may have been woken meanwhile
             asleep.end(RunNotFound(thread_id))
     return total
 
@@ -146,11 +145,11 @@ async def _cancel_asleep(service: Service, thread_id: str) -> bool:
 
     Raises RunNotFound where that one has succeeded elsewhere.
     """
-    asleep = service.asleep.get(thread_id)
+    asleep = service.registry.asleep.get(thread_id)
     if asleep is None:
         return False
     row = await service.store.run(thread_id, None)
-    await asleep.cancel_released()
+    await asleep.cancel()
     if row is None or asleep.run_id != row.run_id:
         return False
     if asleep.status == RunStatus.SUCCESS:
@@ -160,16 +159,17 @@ async def _cancel_asleep(service: Service, thread_id: str) -> bool:
 
 async def _cancel_executing(service: Service, thread_id: str) -> bool:
     """Cancel the run that executes here; whether it is the thread's latest."""
-    execution = service.executions.get(thread_id)
+    execution = service.registry.executing.get(thread_id)
     if execution is None:
         return False
     with contextlib.suppress(TaskflowError):
-        await execution.begun.wait()
-    if execution.ended.done():
+        await execution.waiters.begun.wait()
+    if execution.waiters.ended.done():
         return False
     row = await service.store.run(thread_id, None)
-    await RunHandle[Any](execution).cancel()
-    return row is not None and execution.executes(row)
+    await execution.cancel()
+    run = execution.run  # others may have ended or deleted the one of the row
+    return row is not None and (run is None or run.row.number == row.number)
 
 
 async def delete(service: Service, thread_id: str) -> None:
@@ -177,12 +177,12 @@ async def delete(service: Service, thread_id: str) -> None:
     _check_idle(service, check_id(thread_id, "thread id"))
     if not await service.store.delete(thread_id, service.owner):
         raise RunNotFound(thread_id)
-    if (asleep := service.asleep.get(thread_id)) is not None:
+    if (asleep := service.registry.asleep.get(thread_id)) is not None:
         asleep.end(RunNotFound(thread_id))
 
 
 def _check_idle(service: Service, thread_id: str) -> None:
-    if thread_id in service.executions or thread_id in service.blocks:
+    if thread_id in service.registry.executing or thread_id in service.registry.blocks:
         raise ThreadBusy(thread_id, "this runtime executes it")
 
 

@@ -34,7 +34,7 @@ ROWS_AT_ONCE: Final = 1000  # decoded before other tasks have their turn (7 µs 
 async def run(service: Service, thread_id: str, run_id: str | None) -> RunRecord:
     """A thread's run, the latest where ``run_id`` is None. Raises RunNotFound."""
     record = run_record(await run_row(service, thread_id, run_id))
-    execution = service.executions.get(thread_id)
+    execution = service.registry.executing.get(thread_id)
     executing = None if execution is None else execution.run
     if executing is not None and executing.run_id == record.run_id:
         record = structs.replace(record, waits=list(executing.waiting.waits.values()))
@@ -74,7 +74,7 @@ async def tasks(service: Service, thread_id: str, run_id: str | None) -> list[Ta
 
 def progress(service: Service, thread_id: str) -> Progress | None:
     """How far a thread's run is; None where this runtime does not execute it."""
-    execution = service.executions.get(thread_id)
+    execution = service.registry.executing.get(thread_id)
     executing = None if execution is None else execution.run
     return None if executing is None else executing.activity.progress()
 

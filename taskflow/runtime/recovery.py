@@ -59,8 +59,8 @@ class Suspects:
 
     def _is_free(self) -> bool:
         """Whether no suspect executes, or it is cleared: it makes progress, or lives for long."""
-        suspect = self._executing
-        if suspect is None or self._service.executions.get(suspect.thread_id) is not suspect:
+        suspect, executing = self._executing, self._service.registry.executing
+        if suspect is None or executing.get(suspect.thread_id) is not suspect:
             return True
         has_progressed = suspect.run is not None and suspect.run.activity.counts.executed > 0
         return has_progressed or self._service.clock.now() - self._since > SUSPECTED_FOR
@@ -93,7 +93,7 @@ class Recovery:
             return
         self._note_refused()
         # Runs that execute here may still be shown as due.
-        limit = CANDIDATES + len(service.executions) + len(self._refused)
+        limit = CANDIDATES + len(service.registry.executing) + len(self._refused)
         rows = await service.store.recoverable(now, names, limit)
         self._has_more = len(rows) == limit
         rows = [row for row in rows if self._is_sane(row)]
@@ -104,9 +104,9 @@ class Recovery:
     def fill(self) -> None:
         """Continue as many runs as there is room for."""
         service = self._service
-        while self._candidates and service.room > 0 and not service.is_ending:
+        while self._candidates and service.registry.room > 0 and not service.is_ending:
             self._continue(self._candidates.popleft())
-        while service.room > 0 and not service.is_ending:
+        while service.registry.room > 0 and not service.is_ending:
             suspect = self._suspects.take()
             if suspect is None:
                 break
@@ -137,11 +137,11 @@ class Recovery:
 
     def _continue(self, row: RunRow) -> Execution | None:
         service = self._service
-        if row.thread_id in service.executions or _key(row) in self._refused:
+        if row.thread_id in service.registry.executing or _key(row) in self._refused:
             return None
         self._looks.found()
-        if (asleep := service.asleep.get(row.thread_id)) is not None:
-            service.wake(asleep)
+        if (asleep := service.registry.asleep.get(row.thread_id)) is not None:
+            service.registry.wake(asleep)
             return None
         claim = claim_of(
             row,
@@ -154,14 +154,14 @@ class Recovery:
         )
         execution = Execution(claim, self._workflows[row.workflow], service)
         self._recovering.append((_key(row), execution))
-        service.recover(execution)
+        service.registry.recover(execution)
         return execution
 
     def _note_refused(self) -> None:
         """Do not try again, each time, runs whose claim was refused for good."""
         left: list[tuple[tuple[int, int], Execution]] = []
         for key, execution in self._recovering:
-            if not execution.ended.done():
+            if not execution.waiters.ended.done():
                 left.append((key, execution))
             elif isinstance(execution.error, CheckpointCorrupt | HistoryMismatch):
                 self._refused.add(key)

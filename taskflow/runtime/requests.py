@@ -66,7 +66,7 @@ class Request:
         while True:
             try:
                 execution = await self._execution()
-                return await execution.wait(patient=self._wait)
+                return await execution.waiters.wait(patient=self._wait)
             except ThreadBusy as busy:  # of this claim, or of another thread that the run asks for
                 if busy.thread_id != self._claim.thread_id or not self._may_follow(busy):
                     raise
@@ -83,7 +83,7 @@ class Request:
         while True:
             try:
                 execution = await self._execution()
-                await execution.wait_begun(patient=patient)
+                await execution.waiters.wait_begun(patient=patient)
                 return execution
             except ThreadBusy as busy:
                 if not self._may_follow(busy):
@@ -131,27 +131,27 @@ class Request:
         while True:
             opened(service)
             check_serving(service, thread_id, claim.run_id)
-            execution = service.executions.get(thread_id)
+            execution = service.registry.executing.get(thread_id)
             if execution is None:
                 break
-            if execution.leads_to_caller():
+            if execution.waiters.belong_to_caller():
                 raise ThreadBusy(thread_id, "the run would wait for itself")
-            if execution.is_unwinding:
-                await execution.ended.settled()
+            if execution.cause.is_unwinding:
+                await execution.waiters.ended.settled()
                 continue
             if not execution.answers(claim):
                 if (answer := await self._answer()) is not None:
                     return answer
                 raise ThreadBusy(thread_id, f"it executes run {execution.run_id or ''!r} here")
             return execution
-        if thread_id in service.blocks:
+        if thread_id in service.registry.blocks:
             raise ThreadBusy(thread_id, "a Runtime.thread() block is open on it")
-        asleep = service.asleep.get(thread_id)
+        asleep = service.registry.asleep.get(thread_id)
         if asleep is not None and asleep.answers(claim):
             asleep.wake()
             return asleep
         execution = Execution(claim, self._workflow, service)
-        service.spawn(execution)
+        service.registry.spawn(execution)
         return execution
 
     async def _answer(self) -> Execution | None:

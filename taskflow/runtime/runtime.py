@@ -27,7 +27,7 @@ from taskflow.records import Pruned, RunRecord, RunStatus, TaskRecord
 from taskflow.runs.progress import Progress
 from taskflow.runtime import exports, history, lookups, signals
 from taskflow.runtime.blocks import Block
-from taskflow.runtime.executions import RunHandle
+from taskflow.runtime.handle import RunHandle
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.requests import Request, opened
 from taskflow.runtime.services import Service, Settings
@@ -251,11 +251,11 @@ class Runtime:
         listener = service.feeds.listen(thread_id, buffer)
         try:
             execution = await request.begun(patient=wait)
-            execution.is_awaited = True
+            execution.waiters.is_awaited = True
             try:
                 yield Stream(service, execution, listener, wait)
             finally:
-                await execution.leave(patient=wait)
+                await execution.waiters.leave(patient=wait)
         finally:
             service.feeds.leave(thread_id, listener)
 

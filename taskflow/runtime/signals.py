@@ -47,13 +47,13 @@ async def send(
         service.watch.look_soon()  # the answer to the first one may have been lost
         return
     service.watch.sent(sent.sequence)
-    if not service.deliver(signal, sent) and service.settings.recover:
+    if not service.registry.deliver(signal, sent) and service.settings.recover:
         service.watch.look_soon()
 
 
 async def _codecs_of_receivers(service: Service, thread_id: str, name: str) -> Iterable[Codec]:
     """The codecs of the open receives of a signal; none where one of their types is not known."""
-    execution = service.executions.get(thread_id)
+    execution = service.registry.executing.get(thread_id)
     if execution is not None and execution.run is not None:
         # Decoded one by one: of however many, usually the first one takes the value.
         return (each.codec for each in execution.run.signals.inbox.receivers(name))

@@ -45,7 +45,7 @@ class Stream(Generic[T]):
         while True:
             event = listener.take()
             if event is None:
-                if execution.is_over(patient=self._patient):
+                if execution.waiters.is_over(patient=self._patient):
                     raise StopAsyncIteration
                 await listener.wait()
             elif event.run_id == execution.run_id:
@@ -53,7 +53,7 @@ class Stream(Generic[T]):
 
     async def result(self) -> T:
         """Wait for the result. Raises what `Runtime.run` raises."""
-        return await self._execution.wait(patient=self._patient)  # type: ignore[no-any-return]
+        return await self._execution.waiters.wait(patient=self._patient)  # type: ignore[no-any-return]
 
 
 class Subscription:

@@ -18,6 +18,7 @@ from taskflow.calls.workflows import Workflow
 from taskflow.errors import CheckpointCorrupt, StoreError
 from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import RunStatus
+from taskflow.runtime.elsewhere import settle
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.recovery import Recovery
 from taskflow.runtime.services import Service
@@ -119,7 +120,7 @@ class Watch:
             return
         try:
             service.journal.release_again()
-            await service.release_doubtful()
+            await service.registry.release_doubtful()
             await self._look_for_signals()
             await self._look_at_awaited()
             if service.settings.recover:
@@ -141,21 +142,21 @@ class Watch:
                 self._news = sequence
                 self._pace.found()
                 if sequence not in self._sent_here:
-                    service.look_for_signals(thread_id)
+                    service.registry.look_for_signals(thread_id)
         self._sent_here = {each for each in self._sent_here if each > self._news}
 
     def _is_idle(self) -> bool:
         """Whether no run is here that a signal could concern."""
         service = self._service
-        return not (service.executions or service.asleep or service.blocks)
+        return service.registry.is_empty
 
     async def _look_at_awaited(self) -> None:
         """Sleeping runs may have been continued, paused and ended by other processes."""
         service = self._service
         awaited = {
             thread_id: each
-            for thread_id, each in service.asleep.items()
-            if each.is_awaited or each.is_elsewhere
+            for thread_id, each in service.registry.asleep.items()
+            if each.waiters.is_awaited or (each.sleep and each.sleep.is_elsewhere)
         }
         if not awaited:
             return
@@ -165,17 +166,18 @@ class Watch:
             if not execution.is_asleep:
                 continue
             if row is None or row.run_id != execution.run_id:
-                await service.settle(execution)
+                await settle(execution, service.store)
             elif (row.run_id, row.epoch) != (execution.run_id, execution.epoch):
                 self._follow(execution, row)
 
     def _follow(self, execution: Execution, row: RunRow) -> None:
         """Bring a sleeping execution up to what another runtime has made of its run."""
         if row.owner is not None:  # it may have died
-            self._service.wake(execution)
+            self._service.registry.wake(execution)
             return
         execution.epoch = row.epoch
-        execution.is_elsewhere = False
+        if execution.sleep is not None:
+            execution.sleep.is_elsewhere = False
         try:
             row.verified()
         except CheckpointCorrupt as damage:
@@ -185,6 +187,6 @@ class Watch:
             error = failures.rebuild(failures.Failure.parse(row.error or b"{}"))
             execution.end(error)
         elif row.status == RunStatus.PAUSED:
-            self._service.fell_asleep(execution, row.due)
+            self._service.registry.set_alarm(execution, row.due)
         else:
-            self._service.wake(execution)
+            self._service.registry.wake(execution)

@@ -157,5 +157,4 @@ class _Ears(Listener):
 
 
 def _unwind(service: Service) -> None:
-    for execution in list(service.executions.values()):
-        execution.cancel()
+    service.registry.stop_executing()

@@ -18,7 +18,7 @@ from taskflow.records import RunStatus
 from taskflow.runs.frame import FRAME
 from taskflow.runs.run import Run
 from taskflow.runs.writes import Outcome
-from taskflow.runtime.executions import RunBody
+from taskflow.runtime.body import RunBody
 from taskflow.runtime.recovery import claim_of
 from taskflow.runtime.services import Service, Settings
 from taskflow.stores.batches import Claimed
