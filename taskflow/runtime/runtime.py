@@ -432,7 +432,7 @@ class Runtime:
 
     async def clear_cache(self, task_name: str) -> int:
         """Delete the results that a task's CachePolicy shares; how many there were."""
-        return await self._open().cache.clear(check_text(task_name, "task's name"))
+        return await self._open().shared.cache.clear(check_text(task_name, "task's name"))
 
     def _progress(self, thread_id: str) -> Progress | None:
         """How far a thread's run is, for the command line; None where nothing executes here."""

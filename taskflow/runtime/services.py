@@ -68,7 +68,7 @@ class Watcher(Background, Lookout, Protocol):
 
 
 class Service:
-    """Keeps the executions of one open runtime."""
+    """One open runtime: its journal, scheduler and registry, and the tasks that serve them."""
 
     def __init__(self, store: Store, settings: Settings, clock: Clock | None) -> None:
         self.owner = os.urandom(8).hex()
@@ -78,18 +78,16 @@ class Service:
         self.feeds = Feeds(self.clock)
         self.scheduler = Scheduler(current_loop(), settings.max_concurrency, self.clock)
         self.journal = Journal(store, self.loop, self.feeds)
-        self.cache = Cache(store)
         self.registry = Registry(
             self.owner, store, self.journal, self.scheduler, settings.max_concurrent_runs
         )
-        self.signal_types = SignalTypes()
-        self._run_services = RunServices(
+        self.shared = RunServices(
             self.scheduler,
             self.journal,
             store,
-            self.cache,
+            Cache(store),
             self.feeds,
-            self.signal_types,
+            SignalTypes(),
             settings.durability,
             settings.on_drift,
         )
@@ -180,7 +178,7 @@ class Service:
 
     def open_run(self, claimed: Claimed) -> Run:
         """The run that was claimed."""
-        return Run(claimed, self._run_services)
+        return Run(claimed, self.shared)
 
     def _spawn_outside_runs(self) -> None:
         FRAME.set(None)

@@ -57,7 +57,7 @@ async def _codecs_of_receivers(service: Service, thread_id: str, name: str) -> I
     if execution is not None and execution.run is not None:
         # Decoded one by one: of however many, usually the first one takes the value.
         return (each.codec for each in execution.run.signals.inbox.receivers(name))
-    types = service.signal_types.of(name)
+    types = service.shared.signal_types.of(name)
     if not types:
         return ()
     row = await service.store.run(thread_id, None)
