@@ -233,13 +233,14 @@ class Service:
 
     async def _unwind(self, background: list[tuple[object, Background]], is_unclosed: bool) -> None:
         executions = self.registry.stop_executing()
+        for execution in executions:  # before any of them may have ended: that leaves no task
+            self.loop.when_done(execution.task, execution.abandon)
         if is_unclosed:  # the process ends: it waits for no thread for long
             with contextlib.suppress(asyncio.CancelledError), anyio.move_on_after(PATIENCE):
                 for execution in executions:
                     await execution.waiters.ended.settled()
             self.scheduler.threads.abandon()
         for execution in executions:
-            self.loop.when_done(execution.task, execution.abandon)
             with contextlib.suppress(asyncio.CancelledError):
                 await uninterrupted(execution.waiters.ended)
         self.registry.stop_sleeping()
