@@ -1,4 +1,4 @@
-"""`Death`: what a dropped process leaves behind stands still, as if it were not there."""
+"""`Death`: the end of a process that was dropped: nothing of it takes another step."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ T = TypeVar("T")
 
 
 class Burial(asyncio.CancelledError):
-    """Ends a body of a process that was dropped, when everything has been looked at.
+    """Ends a body of a process that was dropped, after the comparison.
 
-    A cancellation, as nobody complains of those. asyncio only: trio minds that anything but its own
-    cancellation is raised where code waits.
+    A cancellation, which nothing logs. asyncio only: trio refuses any other than its own at a
+    checkpoint.
     """
 
 
 class Death:
-    """Whether a process was dropped: from then on, what it executes and asks stands still.
+    """Whether a process was dropped. From then on, until its burial, its bodies stand still.
 
-    Until it is buried. What it had asked of the store before is still done, and answered to no one.
+    Store operations that it began before are completed, and their answers are discarded.
     """
 
     def __init__(self) -> None:
         self.has_come = False
         self.buried = Latch()
-        self.outside = Outside()  # what threads do for it: nobody waits for those of the dead
+        self.outside = Outside()  # work of its threads: a virtual clock waits for it
         counted.all.append(self.outside)
         self._asking: list[int] = []  # the loop's tasks that wait for the store, at this moment
         self._quiet = Latch()
@@ -48,11 +48,11 @@ class Death:
             self._note_quiet()
 
     async def silence(self) -> None:
-        """Wait until nothing that it had asked of the store before it was dropped is under way."""
+        """Wait until the store operations that it began before it was dropped are completed."""
         await self._quiet.wait()
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The answer to what is asked of the store, unless the process is dead by then."""
+        """Do a store operation; its answer is withheld if the process is dropped meanwhile."""
         await self._stand_still()
         child = anyio.get_current_task().id
         self._asking.append(child)
@@ -66,14 +66,11 @@ class Death:
         return answer
 
     def stops_this(self) -> bool:
-        """Whether the code that executes takes no further step.
-
-        What the store was asked before is under way: its answer comes first.
-        """
+        """Whether the current task takes no further step; one in a store operation completes it."""
         return self.has_come and anyio.get_current_task().id not in self._asking
 
     async def rest(self) -> None:
-        """Wait to be buried, however often what stands still is cancelled meanwhile."""
+        """Wait for the burial, through any number of cancellations."""
         try:
             await uninterrupted(self.buried)
         except GeneratorExit:

@@ -1,4 +1,4 @@
-"""`History`: what has happened in the processes of one pass, by their events and commits."""
+"""`History`: the events and commits of one pass, over all its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class History:
         self._executing: set[str] = set()
 
     def hear(self, event: Event, process: int) -> None:
-        """Something happens in a process."""
+        """Note an event of a process."""
         task_id = event.task_id or ""
         if isinstance(event, TaskStarted):
             self.executed.append((task_id, process))
@@ -41,7 +41,7 @@ class History:
             self._executing.discard(task_id)
 
     def commit(self, batch: Batch, process: int) -> None:
-        """A batch, or a part of one, is durable."""
+        """Note a batch, or a part of one, that is durable."""
         for checkpoint in batch.checkpoints:
             if checkpoint.kind in OUTCOMES:
                 self.calls[checkpoint.task_id] = checkpoint

@@ -1,4 +1,4 @@
-"""`Judge`: what is wrong with a pass of `crash_everywhere`, and what its author should change."""
+"""`Judge`: the verdict on a pass of `crash_everywhere`, with the reason and the way out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IN_ORDER: Final = (
 
 
 class Judge:
-    """Compares passes with the undisturbed one, or with what they were about to come to."""
+    """Compares passes with the undisturbed one, or with the result that they were about to have."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Judge:
         return self._has_contests(outcome) and not is_raised and not self._is_same(*results)
 
     def report(self, outcome: Outcome, problems: list[str], seed: int) -> str:
-        """The same as a text for people."""
+        """The text of the error."""
         cuts = [self._cut_text(each, outcome.history) for each in outcome.processes if each.was_cut]
         lines = [f"crash_everywhere: {problems[0]}", *cuts, *(f"- {each}" for each in problems[1:])]
         if outcome.plan.key:

@@ -1,4 +1,4 @@
-"""`Life`: what one process does: it runs the call, until it hears of the end or is cut off."""
+"""`Life`: one process runs the call, until the run ends or the process is cut off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ("RUN", "THREAD", "Life", "Raised", "Silence")
 THREAD: Final = "crash-test"
 RUN: Final = "crash-test"  # always the same: task ids depend on it
 
-# Which process the code that asks belongs to.
+# The process that the current code belongs to.
 PROCESS: Final[ContextVar[Process | None]] = ContextVar("taskflow_process", default=None)
 
 
@@ -41,7 +41,7 @@ class Silence(logging.Filter):
 
 
 class Raised(Struct, frozen=True):
-    """What a run has come to that raised an exception: the same each time that it is raised."""
+    """The result of a run that raised: equal for equal exceptions."""
 
     kind: str
     text: str
@@ -51,7 +51,7 @@ class Raised(Struct, frozen=True):
 
 
 class Life:
-    """What one process does, and what it has come to."""
+    """The actions of one process, and the result that its caller got."""
 
     def __init__(
         self, process: Process, call: WorkflowCall[Any], signals: Sequence[tuple[str, object]]
@@ -63,7 +63,7 @@ class Life:
         self.was_cut = False
         self.owner = ""  # of the store, as its runtime is known there
         self.result: Any = None  # or a `Raised`
-        self.error: BaseException | None = None  # what that stands for
+        self.error: BaseException | None = None  # itself, where that is a `Raised`
         self.misuse: Exception | None = None
 
     async def live(self, runtime: Runtime) -> None:
@@ -79,7 +79,7 @@ class Life:
                 self.owner = service.owner
                 service.scheduler.stepped = process.stepped
                 process.unwind = partial(_unwind, service)
-                service.feeds.join(THREAD, _Ears(process))
+                service.feeds.join(THREAD, _Listener(process))
                 try:
                     await self._run(runtime)
                 finally:
@@ -103,18 +103,18 @@ class Life:
             group.start_soon(self._send, runtime)
             try:
                 if process.cut is not None and process.cut.mode == "native":
-                    asked = asyncio.ensure_future(self._hear_result(runtime))
+                    asked = asyncio.ensure_future(self._await_result(runtime))
                     process.cancel = asked.cancel
                     with contextlib.suppress(asyncio.CancelledError):
                         await asked
                 else:
                     with anyio.CancelScope() as scope:
                         process.cancel = scope.cancel
-                        await self._hear_result(runtime)
+                        await self._await_result(runtime)
             finally:
                 group.cancel_scope.cancel()
 
-    async def _hear_result(self, runtime: Runtime) -> None:
+    async def _await_result(self, runtime: Runtime) -> None:
         clock = runtime._open().clock
         while True:
             try:
@@ -144,8 +144,8 @@ class Life:
                 await runtime.send(THREAD, name, value, id=f"signal {number}")
 
 
-class _Ears(Listener):
-    """Tells the history of a pass what happens in one of its processes."""
+class _Listener(Listener):
+    """Passes the events of one process on to the history of the pass."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(0)

@@ -1,4 +1,4 @@
-"""`Process`: one that can be cut off at a chosen moment, without a process of the system's.
+"""`Process`: a simulated process that is cut off at a chosen moment.
 
 It stands between the steps of every body that its runtime executes (``Scheduler.stepped``), and
 between its runtime and the store (`CutStore`).
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Process:
-    """One process of a pass: where it is cut off, how, and what it has come to."""
+    """One process of a pass: its cut, the points that it reached, and its bodies."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Process:
         self.points: list[Point] = []  # in the order in which they were reached
         self.began = Latch()  # the workflow's body
         self.has_been_cut = Latch()
-        self.cancel: Callable[[], object] | None = None  # cancels whoever waits for the run
+        self.cancel: Callable[[], object] | None = None  # cancels the caller of the run
         self.unwind: Callable[[], object] | None = None  # cancels everything that it executes
         self.where: str | None = None  # file and line of the await that it was cut off at
         self.result: bytes | None = None  # that the run was about to end with
         self.run: Run | None = None  # that its bodies belong to
         self.bodies: dict[int, tuple[str, object]] = {}  # that execute, with the ids of their calls
-        self._held = held  # a call whose body ends later, by seconds
-        self._is_counted = False  # the await at which bodies in one stack of awaits stop
+        self._held = held  # the id of a call whose body ends late, and the seconds
+        self._is_counted = False  # the await at which nested bodies are suspended together
 
     @property
     def is_dead(self) -> bool:
@@ -91,7 +91,7 @@ class Process:
         return True
 
     def bury(self) -> None:
-        """Let it end, dropped or not, now that nobody looks any more."""
+        """End the process, dropped or not, after the comparison."""
         self.death.come()
         if self.unwind is not None:
             self.unwind()
@@ -121,7 +121,7 @@ class Process:
                 except BaseException:
                     sent = None  # an error that was thrown in: its traceback holds this frame
                     raise
-                # What a body awaits is what bodies around it await: it is counted once.
+                # Bodies around this one are suspended at the same await: it is counted once.
                 is_held = False
                 if not self._is_counted:
                     self._is_counted, index = True, index + 1

@@ -1,4 +1,4 @@
-"""`Trial`: one pass of `crash_everywhere`: one process after the other runs the call."""
+"""`Trial`: one pass of `crash_everywhere`, a sequence of processes that run the call."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HELD_FOR: Final = 3600.0  # seconds (virtual) that a call is held up, so that ot
 
 
 class Outcome:
-    """What a pass has come to."""
+    """The result of one pass, with its history and its problems."""
 
     def __init__(self, plan: Plan, look: Look) -> None:
         self.plan = plan
@@ -47,9 +47,9 @@ class Outcome:
         self.history = History()
         self.processes: list[Process] = []
         self.result: Any = None  # or a `Raised`
-        self.error: BaseException | None = None  # what that stands for
+        self.error: BaseException | None = None  # itself, where that is a `Raised`
         self.was_cut = False
-        self.problems: list[str] = []  # what is wrong, whatever other passes came to
+        self.problems: list[str] = []  # faults of this pass by itself, without comparison
 
 
 class Setting(Struct, frozen=True):
@@ -74,10 +74,10 @@ class Trial:
             raise TypeError(f"make_call makes the call of a workflow, got {self.call!r}")
 
     async def run(self, plan: Plan, look: Look) -> Outcome:
-        """Run the call, continue it as often as it is cut off, and look whether all is well."""
+        """Run the call, continue it after each cut, and check the store and the children."""
         outcome = Outcome(plan, look)
         before = set(anyio.get_running_tasks())
-        expired: list[list[str]] = []  # where it was when its time was up
+        expired: list[list[str]] = []  # the places of its bodies when its time was up
         misuse: Exception | None = None
         with look:
             async with anyio.create_task_group() as group:
@@ -192,9 +192,9 @@ async def _abandon(store: Store, owner: str) -> None:
 
 
 async def _children_left(before: set[anyio.TaskInfo]) -> list[str]:
-    """What executes and did not before, but for a child that anyio keeps for worker processes."""
+    """Tasks of the loop that are new since ``before``, but for anyio's own for worker processes."""
     left: list[anyio.TaskInfo] = []
-    for _ in range(10):  # what has just ended may not have been left yet
+    for _ in range(10):  # a task that has just ended may still be listed
         left = [
             each
             for each in anyio.get_running_tasks()
@@ -217,7 +217,7 @@ def _shown_child(child: anyio.TaskInfo) -> str:
 
 @contextlib.contextmanager
 def _watchdog(patience: float, end: Callable[[], None]) -> Generator[None]:
-    """Has the loop call ``end`` when its real time is up: the loop's may be virtual."""
+    """Calls ``end`` in the loop after so many seconds of real time; the loop's may be virtual."""
     token = anyio.lowlevel.current_token()
 
     def bark() -> None:

@@ -1,7 +1,7 @@
-"""`Coroutines`: what a workflow awaits that is no call.
+"""`Coroutines`: the plain coroutines that a workflow awaits.
 
 A coroutine of the user's is wrong unless it, or what it awaits, makes calls, or it only waits for
-what others do (a lock, a queue). One of an installed package is noted.
+other branches (a lock, a queue). One of an installed package is noted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Coroutines:
         self._foreign: dict[CodeType, str] = {}  # of packages, with what is noted unless they do
 
     def wrong(self) -> list[str]:
-        """What is said of the user's that neither make calls nor only wait for others."""
+        """What is said of the user's that neither make calls nor only wait for other branches."""
         return [text for code, text in self._plain.items() if not self._is_right(code)]
 
     def noted(self) -> list[str]:
@@ -42,7 +42,7 @@ class Coroutines:
         return code in self._calling or (bool(awaited) and awaited <= COORDINATING)
 
     def call(self, frame: FrameType | None) -> None:
-        """A call is made, or awaited: those on the stack do more than work of their own."""
+        """A call is made, or awaited: the coroutines on the stack make calls."""
         while frame is not None and not executes_bodies(frame):
             if frame.f_code.co_flags & AWAITED:
                 self._calling.add(frame.f_code)
@@ -74,7 +74,7 @@ class Coroutines:
         if self._stacks.of_workflow(caller) is None or self._stacks.is_allowed(caller):
             return
         if module == "unittest.mock":
-            self._findings.wrong[text_of("mock", caller)] = None
+            self._findings.tell("mock", caller)
         elif is_installed(frame.f_code):
             called = f"{module}.{frame.f_code.co_qualname}"
             self._foreign[frame.f_code] = text_of("package", caller, called)

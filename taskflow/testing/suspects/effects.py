@@ -1,8 +1,8 @@
-"""`Effects`: what a workflow's code changes that outlives the run.
+"""`Effects`: changes that a workflow's code makes to objects that outlive the run.
 
-That is what a module holds, or a function around the one that executes, unless that has begun in
-the workflow itself. A function with an effect is wrong; an effect of the workflow's own body is
-noted, since tests count executions like this.
+These are held by a module, or by a function around the one that executes, unless that function
+began in the workflow itself. A function with an effect is wrong; an effect of the workflow's own
+body is noted, since tests count executions like this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import pairwise
 from types import CodeType, FrameType, ModuleType
 from typing import NamedTuple
 
-from taskflow.testing.suspects.findings import Findings, text_of
+from taskflow.testing.suspects.findings import Findings
 from taskflow.testing.suspects.functions import is_comprehension, is_workflow
 from taskflow.testing.suspects.names import CONTAINERS
 from taskflow.testing.suspects.stacks import Stacks
@@ -114,11 +114,8 @@ class Effects:
         code = frame.f_code
         if code in self._stacks.allowed_codes or is_comprehension(code):
             return
-        if may_be_right or is_workflow(code):
-            text = text_of("own effect", frame, effect)
-            self._findings.suspect[text] = self._findings.noted[text] = None
-        else:
-            self._findings.wrong[text_of("effect", frame, effect)] = None
+        kind = "own effect" if may_be_right or is_workflow(code) else "effect"
+        self._findings.tell(kind, frame, effect)
 
 
 class Assigned(NamedTuple):

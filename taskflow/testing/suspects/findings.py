@@ -5,10 +5,10 @@ Each text names the function and the line, says what a rerun makes of it, and sh
 
 from __future__ import annotations
 
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Final
 
-__all__ = ("Findings", "name_of", "place_in", "text_of")
+__all__ = ("Findings", "place_in", "text_of")
 
 TEXTS: Final = {
     "clock": (
@@ -69,32 +69,40 @@ TEXTS: Final = {
     ),
     "unseen": "{place} could not be looked at: {called}",
 }  # fmt: skip
+NOTED: Final = {"environment", "sleep", "own effect"}  # right or not, as the author intends it
+SUSPECT: Final = {"limit", "helper", "own effect", "unseen"}  # where a rerun differs, the reason
 
 
 class Findings:
     """What was found of a workflow's code, each text once: as keys, in the order of finding."""
 
     def __init__(self) -> None:
-        self.wrong: dict[str, None] = {}  # for certain
-        self.suspect: dict[str, None] = {}  # possible reasons, where a rerun differs
-        self.noted: dict[str, None] = {}  # right or not, as the author intends it
+        self.wrong: dict[str, None] = {}
+        self.suspect: dict[str, None] = {}
+        self.noted: dict[str, None] = {}
+
+    def tell(self, kind: str, frame: FrameType, called: object = "") -> None:
+        """Say it of the code that executes in a frame."""
+        text = text_of(kind, frame, called)
+        if kind in NOTED:
+            self.noted[text] = None
+        if kind in SUSPECT:
+            self.suspect[text] = None
+        if kind not in NOTED | SUSPECT:
+            self.wrong[text] = None
 
 
 def text_of(kind: str, frame: FrameType, called: object = "", where: str = "") -> str:
-    """What is said of code that executes in a frame. ``called``: what it calls, or does."""
+    """What is said of the code that executes in a frame. ``called``: what it calls, or does."""
     code = frame.f_code
     return TEXTS[kind].format(
-        name=name_of(code),
+        name=code.co_name,
         place=place_in(frame),
         path=code.co_qualname.rpartition("<locals>.")[2],
         whole=f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})",
         called=called,
         where=where,
     )
-
-
-def name_of(code: CodeType) -> str:
-    return code.co_name
 
 
 def place_in(frame: FrameType) -> str:

@@ -1,7 +1,7 @@
-"""`Memory`: what the code of workflows finds in the process, beside what is recorded.
+"""`Memory`: the state that workflows read in the process, beside what is recorded.
 
-Another process does not have what was left there: a dictionary that a task has filled, an attribute
-that it has set. `Memory` puts that back to what it was when it was looked at.
+Another process lacks what was left there: a dictionary that a task has filled, an attribute that it
+has set. `Memory` restores the state of the moment at which it looked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Contents = list[tuple[Part, list[Any]]]
 
 
 class Memory:
-    """What some functions find by the names in them, and what changes of that.
+    """The state that some functions reach by the names in them, and what changes of it.
 
     With ``only_locks``: locks, events, queues and the like, which nobody holds in a new process.
     """
@@ -61,7 +61,7 @@ class Memory:
                         self._look_into(value, part.name, DEPTH)
 
     def forget(self) -> Contents:
-        """Put everything back to what it was when it was looked at; what was there instead."""
+        """Restore the state of the moment at which it looked; returns what was there instead."""
         after: Contents = []
         for part, before in self._before:
             with contextlib.suppress(Exception):  # of a class of the user's

@@ -1,4 +1,4 @@
-"""`Stacks`: for whom a frame executes: a workflow, a task, or nobody that a rerun would repeat."""
+"""`Stacks`: whether a frame executes for a workflow, so that every rerun executes it again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("Stacks", "executes_bodies", "is_of_workflow", "known_as", "module_of
 
 
 class Stacks:
-    """Tells the frames of workflows apart, and those of functions that their author allows."""
+    """Finds the frames of workflows on a stack, and those of functions that the author allows."""
 
     def __init__(self, allowed: Iterable[Callable[..., Any]]) -> None:
         self._allowed = list(allowed)

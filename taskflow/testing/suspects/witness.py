@@ -1,4 +1,4 @@
-"""`Witness`: looks on while workflows execute, and finds what a rerun would do again or otherwise.
+"""`Witness`: watches workflows execute, and finds what a rerun would repeat or do differently.
 
 It sees each call (``sys.setprofile``) in the bodies of workflows, and in what these await and call,
 but not in tasks. Code of the standard library, of installed packages and of taskflow is not looked
@@ -21,31 +21,11 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from taskflow.testing.origins import OURS
+from taskflow.testing.suspects import names
 from taskflow.testing.suspects.coroutines import Coroutines
 from taskflow.testing.suspects.effects import Effects
-from taskflow.testing.suspects.findings import Findings, text_of
+from taskflow.testing.suspects.findings import Findings
 from taskflow.testing.suspects.functions import is_comprehension, is_workflow
-from taskflow.testing.suspects.names import (
-    AUDITED,
-    AWAITED,
-    CALLING,
-    CLOCKS,
-    DRAWING,
-    ENVIRONMENT,
-    HOP,
-    LIMIT,
-    LOOP_TIMES,
-    MUTATORS,
-    QUERIES,
-    SHARED_RANDOM,
-    SLEEP,
-    TIMES_GIVEN,
-    TODAY,
-    UNAUDITED,
-    UNHEARD,
-    UNIQUE,
-    VIRTUAL,
-)
 from taskflow.testing.suspects.stacks import Stacks, is_of_workflow, known_as, module_of
 
 __all__ = ("Witness",)
@@ -101,17 +81,17 @@ class Witness:
     # What is heard: the world outside.
 
     def hear(self, called: str, frame: FrameType | None) -> None:
-        """Something is done to the world outside, by ``frame`` or what it was called by."""
+        """Note an access to the world outside, by ``frame`` or one of its callers."""
         while frame is not None and not self._stacks.is_users(frame.f_code):
             module, path = module_of(frame), frame.f_code.co_filename
-            if module.split(".")[0] in UNHEARD or path.startswith("<frozen importlib"):
+            if module.split(".")[0] in names.UNHEARD or path.startswith("<frozen importlib"):
                 return
-            if path.startswith(OURS) and path != VIRTUAL:  # which passes on
+            if path.startswith(OURS) and path != names.VIRTUAL:  # which passes on
                 return
-            if known_as(frame)[0] == HOP:
+            if known_as(frame)[0] == names.HOP:
                 return  # that was told
             if module == "asyncio.events" and is_of_workflow():  # a child that asyncio has begun
-                self._findings.wrong[text_of("outside in a child", frame, called)] = None
+                self._findings.tell("outside in a child", frame, called)
                 return
             frame = frame.f_back
         if not {called, called.rpartition(".")[2]} & self._stacks.allowed_names:
@@ -120,10 +100,10 @@ class Witness:
     def _find(
         self, kind: str, caller: FrameType | None, called: str, function: object = None
     ) -> None:
-        """Something is wrong, if it is called by a workflow, and not allowed."""
+        """Tell of a call, if a workflow makes it, and it is not allowed."""
         frame = self._stacks.of_workflow(caller)
         if frame is not None and not self._stacks.is_allowed(frame, function):
-            self._findings.wrong[text_of(kind, frame, called)] = None
+            self._findings.tell(kind, frame, called)
 
     # What is seen: calls.
 
@@ -137,43 +117,43 @@ class Witness:
             elif event == "c_call":
                 self._call_builtin(frame, argument)
         except Exception as error:  # of a class of the user's: it must not be raised in that code
-            self._findings.suspect[text_of("unseen", frame, repr(error))] = None
+            self._findings.tell("unseen", frame, repr(error))
 
     def _call(self, frame: FrameType) -> None:
         """A function written in Python begins."""
         code, caller = frame.f_code, frame.f_back
-        if code.co_filename in DRAWING:
+        if code.co_filename in names.DRAWING:
             self._draw(frame)
-        elif code in LOOP_TIMES:
+        elif code in names.LOOP_TIMES:
             self._find("clock", caller, "the event loop's time()")
-        elif code.co_filename.startswith(CALLING):
+        elif code.co_filename.startswith(names.CALLING):
             self._coroutines.call(caller)
         elif self._stacks.is_users(code):
             self.met[code] = None
             self._begin(frame)
-        elif code is ENVIRONMENT:
+        elif code is names.ENVIRONMENT:
             reader = self._stacks.of_workflow(caller, "os", "collections.abc")
             if reader is not None and not self._stacks.is_allowed(reader):
-                self._findings.noted[text_of("environment", reader)] = None
-        elif code.co_filename == collections.__file__ and code.co_name in MUTATORS:
+                self._findings.tell("environment", reader)
+        elif code.co_filename == collections.__file__ and code.co_name in names.MUTATORS:
             self._mutate(caller, frame.f_locals.get("self"), code.co_name)
         else:
-            if code.co_flags & AWAITED:
+            if code.co_flags & names.AWAITED:
                 self._coroutines.awaits(frame)
             self._call_known(frame, *known_as(frame))
 
     def _call_known(self, frame: FrameType, kind: str | None, called: str) -> None:
-        if kind == HOP:
+        if kind == names.HOP:
             self.hear(called, frame.f_back)
-        elif kind == SLEEP:
+        elif kind == names.SLEEP:
             sleeper = self._stacks.of_workflow(frame.f_back)
             takes_time = any(frame.f_locals.get(each) for each in ("delay", "seconds"))
             if sleeper is not None and takes_time:
-                self._findings.noted[text_of("sleep", sleeper)] = None
-        elif kind == LIMIT:
+                self._findings.tell("sleep", sleeper)
+        elif kind == names.LIMIT:
             limited = self._stacks.of_workflow(frame.f_back, "contextlib")
             if limited is not None:
-                self._findings.suspect[text_of("limit", limited, called)] = None
+                self._findings.tell("limit", limited, called)
 
     def _begin(self, frame: FrameType) -> None:
         """A function of the user's begins."""
@@ -190,19 +170,19 @@ class Witness:
             is_on_trial = self._coroutines.begin(frame)
             if is_on_trial or code.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR):
                 return
-            self._findings.suspect[text_of("helper", frame)] = None
+            self._findings.tell("helper", frame)
         self._effects.rebinds(frame)
 
     def _draw(self, frame: FrameType) -> None:
         """A function of `random`, `uuid` or `secrets` begins."""
-        module, name = DRAWING[frame.f_code.co_filename], frame.f_code.co_name
+        module, name = names.DRAWING[frame.f_code.co_filename], frame.f_code.co_name
         if module == "random":
             generator = frame.f_locals.get("self")
             is_unseeded = name == "__init__" and frame.f_locals.get("x", 0) is None
-            is_shared = generator is SHARED_RANDOM or isinstance(generator, random.SystemRandom)
-            if not (is_shared or is_unseeded):
+            is_systems = isinstance(generator, random.SystemRandom)
+            if not (is_unseeded or is_systems or generator is names.SHARED_RANDOM):
                 return  # one with a seed of its own
-        elif module == "uuid" and name not in UNIQUE:
+        elif module == "uuid" and name not in names.UNIQUE:
             return
         if frame.f_code not in self._stacks.allowed_codes:
             drawn = "Random" if name == "__init__" else name
@@ -211,23 +191,23 @@ class Witness:
     def _call_builtin(self, frame: FrameType, function: Any) -> None:
         """A function written in C begins."""
         name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
-        if function in UNAUDITED:
+        if function in names.UNAUDITED:
             self.hear(f"os.{name}", frame)
-        elif name in QUERIES and isinstance(owner, sqlite3.Connection | sqlite3.Cursor):
+        elif name in names.QUERIES and isinstance(owner, sqlite3.Connection | sqlite3.Cursor):
             self.hear(f"sqlite3.{name}", frame)
         elif not self._stacks.is_users(frame.f_code):
             return
-        elif name in CLOCKS and function.__module__ == "time":
-            if _argument_count(frame) < TIMES_GIVEN.get(name, 2):  # else it is given the time
+        elif name in names.CLOCKS and function.__module__ == "time":
+            if _argument_count(frame) < names.TIMES_GIVEN.get(name, 2):  # else it is given the time
                 self._find("clock", frame, f"time.{name}()", function)
-        elif name in TODAY and isinstance(owner, type):
+        elif name in names.TODAY and isinstance(owner, type):
             if issubclass(owner, datetime.date):
                 self._find("clock", frame, f"{owner.__name__}.{name}()", function)
-        elif name in MUTATORS:
+        elif name in names.MUTATORS:
             self._mutate(frame, owner, name)
         elif name == "urandom" and function.__module__ in ("posix", "nt"):
             self._find("draw", frame, "os.urandom()", function)
-        elif owner is SHARED_RANDOM:
+        elif owner is names.SHARED_RANDOM:
             self._find("draw", frame, f"random.{name}()", function)
 
     def _mutate(self, caller: FrameType | None, container: object, method: str) -> None:
@@ -248,7 +228,7 @@ def _audit() -> None:
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching and event.startswith(AUDITED):
+    if _watching and event.startswith(names.AUDITED):
         if event == "open" and "zoneinfo" in str(arguments[0]):
             return  # time zones are read where they are first asked for
         with contextlib.suppress(Exception):  # it would be raised in the code that is heard
