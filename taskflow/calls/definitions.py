@@ -9,17 +9,20 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from enum import Enum
+from hashlib import blake2b
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from taskflow.errors import SerializationError
 from taskflow.retry import RetryPolicy
 from taskflow.runs.cache import CachePolicy
 from taskflow.stores.batches import Durability
 from taskflow.wire.codec import Codec
-from taskflow.wire.identity import Binder, check_id, is_text, name_part, where_of
+from taskflow.wire.identity import Binder, check_id, is_text, key_json, name_part, where_of
 
-__all__ = ("BodyKind", "Definition", "definitions_named", "definitions_of")
+__all__ = ("BodyKind", "Definition", "Options", "definitions_named", "definitions_of")
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -42,54 +45,64 @@ class BodyKind(Enum):
     PROCESS = "process"
 
 
+class Options(Struct, frozen=True, kw_only=True):
+    """How a task or workflow is named, how its calls are told apart, and how they execute."""
+
+    name: str | None = None  # None: the function's qualified name
+    version: str | int = ""
+    key: Callable[..., str] | None = None  # identity in place of the arguments
+    retry: RetryPolicy | Sequence[RetryPolicy] | None = None
+    timeout: float | None = None  # seconds for one attempt
+    cache: CachePolicy | None = None
+    executor: Literal["thread", "process"] | None = None  # where a def executes
+    durability: Durability | None = None  # in place of the run's
+
+    def __post_init__(self) -> None:
+        if self.key is not None and not callable(self.key):
+            raise TypeError(f"key is a function of the arguments, got {self.key!r}")
+        if self.cache is not None and not isinstance(self.cache, CachePolicy):
+            raise TypeError(f"cache is a CachePolicy, got {self.cache!r}")
+        if self.durability not in (None, "sync", "async", "exit"):
+            raise ValueError(f'durability is "sync", "async" or "exit", got {self.durability!r}')
+        if not isinstance(self.version, str | int):
+            raise TypeError(f"version is text or a number, got {self.version!r}")
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy | Sequence):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {self.retry!r}")
+        if not all(isinstance(policy, RetryPolicy) for policy in self.policies()):
+            raise TypeError(f"retry is a RetryPolicy, or several, got {self.retry!r}")
+
+    def policies(self) -> tuple[RetryPolicy, ...]:
+        """The retry policies, of which the first that matches an error counts."""
+        return (self.retry,) if isinstance(self.retry, RetryPolicy) else tuple(self.retry or ())
+
+
+DEFAULT: Final = Options()
+
+
 class Definition(Generic[P, R_co, T_co]):
     """A decorated function. ``fn`` is the function as it was written."""
 
     is_workflow = False
 
-    def __init__(
-        self,
-        fn: Callable[P, R_co],
-        *,
-        name: str | None = None,
-        version: str | int = "",
-        key: Callable[..., str] | None = None,
-        retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
-        timeout: float | None = None,
-        cache: CachePolicy | None = None,
-        executor: Literal["thread", "process"] | None = None,
-        durability: Durability | None = None,
-    ) -> None:
+    def __init__(self, fn: Callable[P, R_co], options: Options = DEFAULT) -> None:
         if not callable(fn):
             raise TypeError(f"a function is needed, got {fn!r}")
         self.fn = fn
-        self.name = _default_name(fn) if name is None else name
+        self.name = _default_name(fn) if options.name is None else options.name
         if not isinstance(self.name, str) or not self.name or self.name == "<lambda>":
             raise ValueError("a name is needed: name='…'")
         check_id(self.name, "name of a task or workflow")
-        if key is not None and not callable(key):
-            raise TypeError(f"key is a function of the arguments, got {key!r}")
-        if cache is not None and not isinstance(cache, CachePolicy):
-            raise TypeError(f"cache is a CachePolicy, got {cache!r}")
-        if durability not in (None, "sync", "async", "exit"):
-            raise ValueError(f'durability is "sync", "async" or "exit", got {durability!r}')
-        if not isinstance(version, str | int):
-            raise TypeError(f"version is text or a number, got {version!r}")
-        self.version = str(version)
+        self.version = str(options.version)
         if not is_text(self.version):
             raise ValueError(f"the version of {self.name} is text that UTF-8 can encode")
         self.where = where_of(fn)
-        self.key = key
-        if retry is not None and not isinstance(retry, RetryPolicy | Sequence):
-            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
-        self.policies = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
-        if not all(isinstance(policy, RetryPolicy) for policy in self.policies):
-            raise TypeError(f"retry is a RetryPolicy, or several, got {retry!r}")
-        self.timeout = timeout
-        self.cache = cache
-        self.durability: Durability | None = durability
-        self.kind = _kind_of(fn, executor)
-        self.is_bare = self.kind is BodyKind.COROUTINE and timeout is None
+        self.key = options.key
+        self.policies = options.policies()
+        self.timeout = options.timeout
+        self.cache = options.cache
+        self.durability = options.durability
+        self.kind = _kind_of(fn, options.executor)
+        self.is_bare = self.kind is BodyKind.COROUTINE and self.timeout is None
         self.binder = Binder(fn, self.name)
         self.part = name_part(self.name, self.version)
         self._locals = _callers_locals(fn)
@@ -113,6 +126,14 @@ class Definition(Generic[P, R_co, T_co]):
             items = typing.get_args(annotation)
             annotation = list[items[0]] if items else list[Any]  # type: ignore[valid-type]
         return Codec(annotation, f"the result of {self.name}()")
+
+    def cache_key(self, args: tuple[Any, ...], kwargs: dict[str, Any], told_by: bytes) -> str:
+        """The key under which a result is shared; ``told_by`` stands for equal arguments."""
+        assert self.cache is not None
+        if self.cache.key is not None:
+            key = self.cache.key(*args, **kwargs)
+            told_by = key_json(key, f"the cache key of {self.name}")
+        return blake2b(self.part + told_by, digest_size=16).hexdigest()
 
     def annotations(self) -> dict[str, Any]:
         """The annotations of the function, evaluated.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from taskflow.calls.call import Call, RecordedCall, identify
-from taskflow.calls.definitions import Definition
+from taskflow.calls.call import Call
+from taskflow.calls.definitions import Definition, Options
+from taskflow.calls.identities import identify
+from taskflow.calls.recorded import RecordedCall
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.run import Run
@@ -24,7 +26,7 @@ async def _no_body() -> None:
 
 # Nobody is given anything that could be lost: who listens is told after the commit.
 EMIT_CALL: Final[Definition[..., Any, Any]] = Definition(
-    _no_body, name="taskflow.emit", durability="async"
+    _no_body, Options(name="taskflow.emit", durability="async")
 )
 
 

@@ -8,8 +8,10 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
 
-from taskflow.calls.call import Call, Identity, RecordedCall, check_same_run, identify
+from taskflow.calls.call import Call, check_same_run
 from taskflow.calls.definitions import Definition
+from taskflow.calls.identities import Identity, identify
+from taskflow.calls.recorded import RecordedCall
 from taskflow.loops.cancellation import Group
 from taskflow.loops.promises import Latch
 from taskflow.runs.frame import Frame

@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar, overload
 
 import anyio.lowlevel
 
-from taskflow.calls.call import Call, RecordedCall, check_same_run
+from taskflow.calls.call import Call, check_same_run
+from taskflow.calls.recorded import RecordedCall
 from taskflow.calls.workflows import WorkflowCall
 from taskflow.errors import NotInRun
 from taskflow.loops.cancellation import Cancellable, Group

@@ -18,9 +18,11 @@ from typing import (
     overload,
 )
 
-from taskflow.calls.call import Call, RecordedCall, identify
-from taskflow.calls.definitions import Definition
+from taskflow.calls.call import Call
+from taskflow.calls.definitions import Definition, Options
+from taskflow.calls.identities import identify
 from taskflow.calls.maps import MapCall
+from taskflow.calls.recorded import RecordedCall
 from taskflow.errors import NotInRun
 from taskflow.retry import RetryPolicy, seconds
 from taskflow.runs.cache import CachePolicy
@@ -138,7 +140,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     timeout = options.pop("timeout", None)
     if timeout is not None:
         timeout = seconds(timeout, "timeout")
-    return Task(fn, timeout=timeout, **options)
+    return Task(fn, Options(timeout=timeout, **options))
 
 
 class Decorator(Protocol):

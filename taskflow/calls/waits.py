@@ -12,8 +12,11 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeVar, overload
 
-from taskflow.calls.call import Call, RecordedCall, capped, identify
-from taskflow.calls.definitions import Definition
+from taskflow.calls.arguments import capped
+from taskflow.calls.call import Call
+from taskflow.calls.definitions import Definition, Options
+from taskflow.calls.identities import identify
+from taskflow.calls.recorded import RecordedCall
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.loops.promises import Promise
 from taskflow.records import Wait
@@ -40,9 +43,11 @@ async def _no_body() -> None:
     """A wait has no body."""
 
 
-RECEIVE: Final[Definition[..., Any, Any]] = Definition(_no_body, name="taskflow.receive")
-SLEEP: Final[Definition[..., Any, Any]] = Definition(_no_body, name="taskflow.sleep")
-SLEEP_UNTIL: Final[Definition[..., Any, Any]] = Definition(_no_body, name="taskflow.sleep_until")
+RECEIVE: Final[Definition[..., Any, Any]] = Definition(_no_body, Options(name="taskflow.receive"))
+SLEEP: Final[Definition[..., Any, Any]] = Definition(_no_body, Options(name="taskflow.sleep"))
+SLEEP_UNTIL: Final[Definition[..., Any, Any]] = Definition(
+    _no_body, Options(name="taskflow.sleep_until")
+)
 
 
 class WaitCall(RecordedCall[T]):

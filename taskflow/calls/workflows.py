@@ -16,8 +16,10 @@ from typing import (
     overload,
 )
 
-from taskflow.calls.call import USED, Call, RecordedCall, identify
-from taskflow.calls.definitions import BodyKind, Definition
+from taskflow.calls.call import USED, Call
+from taskflow.calls.definitions import BodyKind, Definition, Options
+from taskflow.calls.identities import identify
+from taskflow.calls.recorded import RecordedCall
 from taskflow.errors import NotInRun, SerializationError
 from taskflow.retry import RetryPolicy
 from taskflow.runs.frame import FRAME, Frame
@@ -219,7 +221,7 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return functools.partial(workflow, **options)
 
-    made: Workflow[..., Any, Any] = Workflow(fn, **options)
+    made: Workflow[..., Any, Any] = Workflow(fn, Options(**options))
     if made.kind is BodyKind.GENERATOR:
         raise TypeError(f"{made.name} is a generator: a workflow returns its result")
     return made

@@ -16,9 +16,8 @@ import anyio
 import anyio.lowlevel
 
 from taskflow.errors import CheckpointCorrupt, LeaseLost, RunCancelled, RunUnfinished
-from taskflow.loops.loop import Loop
 from taskflow.loops.promises import Latch, check_call_room, uninterrupted
-from taskflow.loops.scheduler import Slots
+from taskflow.loops.scheduler import Scheduler, Slots
 from taskflow.runs.frame import Frame
 from taskflow.runs.notices import Notices
 from taskflow.runs.progress import Progress
@@ -79,9 +78,9 @@ class Activity:
     """The calls of one run that execute, and whether further ones may start."""
 
     __slots__ = (
-        "_loop",
         "_notices",
         "_queued",
+        "_scheduler",
         "_stray_ended",
         "broken",
         "counts",
@@ -94,7 +93,7 @@ class Activity:
         "unwinding",
     )
 
-    def __init__(self, row: RunRow, loop: Loop, notices: Notices) -> None:
+    def __init__(self, row: RunRow, scheduler: Scheduler, notices: Notices) -> None:
         self.row = row
         self.counts = Counts()
         self.executing: dict[str, Executing] = {}  # by their ids
@@ -104,7 +103,7 @@ class Activity:
         self.unwinding = False
         self.has_ended = False
         self.interrupt: Callable[[], None] | None = None  # None: a block, in its caller's own task
-        self._loop = loop
+        self._scheduler = scheduler
         self._notices = notices
         self._queued: set[str | None] = set()
         self._stray_ended: Latch | None = None
@@ -151,8 +150,21 @@ class Activity:
         finally:
             self._queued.discard(call_id)
 
-    async def hold(self, call: Held) -> None:
-        """Wait to be cut off, as nothing starts any more; raise where nothing would do that."""
+    async def pass_gate(self, call: Executing) -> None:
+        """Wait where new calls may not start: until a rerun's drift is known, or for ever."""
+        if self.gate is not None:
+            await self.gate.wait(call)
+            await self.check_open(call.frame)
+        if self._scheduler.is_draining:
+            await self.hold(call)
+
+    async def hold(self, call: Held, body: Frame[Any] | None = None) -> None:
+        """Wait to be cut off, as nothing starts any more; raise where nothing would do that.
+
+        ``body`` is the call's, if it has one already.
+        """
+        if body is not None:
+            body.give_slot_back()
         if self.is_block:
             raise RunUnfinished(self.row.thread_id, self.row.run_id, "its runtime is being drained")
 
@@ -211,7 +223,7 @@ class Activity:
         row = self.row
         if self.unwinding or frame.is_cancelled:
             await anyio.lowlevel.checkpoint_if_cancelled()
-            if self._loop.is_asyncio:
+            if self._scheduler.loop.is_asyncio:
                 raise asyncio.CancelledError(f"run {row.run_id!r} is being unwound")
             # Behind a shield trio has no cancellation to raise.
             raise RuntimeError(f"run {row.run_id!r} is being unwound: no call starts any more")

@@ -1,11 +1,20 @@
-"""Calls that compete: whose outcome is recorded first decides, and is known at that moment."""
+"""Calls that compete: the arms of ``race`` and ``as_completed``.
+
+Only this module decides which arm has won: the one whose success is handed in first. What an arm
+that has lost comes to is not recorded.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("Contest", "Stake", "is_lost")
+import anyio.lowlevel
+
+from taskflow.loops.loop import Loop
+
+__all__ = ("Contest", "Stake")
 
 
 class Contest:
@@ -24,20 +33,29 @@ class Contest:
 
 
 class Stake:
-    """What an arm, and everything that is called in it, takes part in."""
+    """The contest that an arm, and everything that is called in it, takes part in."""
 
     __slots__ = ("arm", "contest", "outer")
 
     def __init__(self, contest: Contest, arm: object, outer: Stake | None) -> None:
         self.contest = contest
         self.arm = arm
-        self.outer = outer
+        self.outer = outer  # of a body around the contest
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another arm has won, here or in a contest around this one."""
+        stake: Stake | None = self
+        while stake is not None:
+            if stake.contest.winner not in (None, stake.arm):
+                return True
+            stake = stake.outer
+        return False
 
-def is_lost(stake: Stake | None) -> bool:
-    """Whether another arm has won: nothing of this one is recorded any more."""
-    while stake is not None:
-        if stake.contest.winner not in (None, stake.arm):
-            return True
-        stake = stake.outer
-    return False
+    async def check(self, call_id: str, loop: Loop) -> None:
+        """Raise a cancellation in a call of an arm that has lost."""
+        if self.is_lost:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            if loop.is_asyncio:
+                raise asyncio.CancelledError(f"{call_id} has lost: another call has won")
+            raise RuntimeError(f"{call_id} has lost: another call has won")

@@ -65,7 +65,7 @@ class Run:
         self.services = services
         self.scheduler = scheduler
         self.notices = Notices(row.thread_id)
-        self.activity = Activity(row, scheduler.loop, self.notices)
+        self.activity = Activity(row, scheduler, self.notices)
         self.recorded = RecordedOutcomes(self.activity, feeds)
         self.writes = Writes(self.activity, scheduler, services.journal, services.durability)
         self.signals = Signals(claimed, self.activity, services.store, scheduler.loop)
@@ -144,6 +144,11 @@ class Run:
         first = self.names.setdefault(name, where)
         if first != where:
             raise TaskNameConflict(name, first, where)
+
+    def begin_attempt(self, attempt: int) -> None:
+        """The run's own body is attempted: what an earlier attempt saved is void."""
+        self.attempt = attempt
+        self.saved = None
 
     def begin(self, call: Executing) -> None:
         """``call`` executes from now on.

@@ -81,6 +81,10 @@ class Waiting:
         self._idle_check: Alarm | None = None
         self._last_look: tuple[int, ...] = ()
 
+    def first_attempt(self, call_id: str | None) -> int:
+        """The number of the attempt with which a call goes on; None stands for the run's body."""
+        return self.attempts.pop(call_id or "", 1)
+
     def open(self, wait: Wait) -> None:
         """A call waits for a signal or a time from now on."""
         self.waits[wait.task_id] = wait

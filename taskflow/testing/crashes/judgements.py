@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from taskflow.calls.call import spelled_call
+from taskflow.calls.arguments import spelled_call
 from taskflow.stores.kinds import ERROR
 from taskflow.stores.rows import Checkpoint
 from taskflow.testing.crashes.histories import History

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import anyio
 from msgspec import structs
 
-from taskflow.calls.call import RecordedCall, spelled_call
+from taskflow.calls.arguments import spelled_call
+from taskflow.calls.recorded import RecordedCall
 from taskflow.loops.cancellation import notice_cancellation
 from taskflow.loops.promises import Latch
 from taskflow.records import RunStatus

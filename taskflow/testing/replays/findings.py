@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from taskflow.calls.call import RecordedCall
+from taskflow.calls.recorded import RecordedCall
 from taskflow.calls.emits import EmitCall
 from taskflow.calls.waits import WaitCall
 from taskflow.loops.promises import Latch
