@@ -82,16 +82,10 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
                 await activity.check_open(parent)
             if not _is_outcome(error, run, baseline):
                 raise
-            ended_by, given_up = _blamed(error, run.serial)
-            delay = None if given_up else _delay_after(attempt, definition, error)
-            if delay is None:
-                is_last = given_up or bool(definition.policies)
-                failure = failures.record(error, ended_by, is_last)
-                return Outcome.failed(attempt, started, failure, error)
-            _tell_retry(call, frame, delay, error)
-            if ended_by:
-                await run.unrecord(ended_by)
-        await _back_off(call, run, delay)
+            judged = await _judge(call, frame, started, error)
+        if isinstance(judged, Outcome):
+            return judged
+        await _back_off(call, run, judged)
         attempt += 1
 
 
@@ -117,6 +111,25 @@ def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
     return isinstance(error, anyio.get_cancelled_exc_class())
 
 
+async def _judge(
+    call: Attempted, frame: Frame[Run], started: float, error: BaseException
+) -> Outcome | float:
+    """What a failed attempt comes to: the outcome, or the seconds until the next attempt."""
+    definition, run, attempt = call.definition, frame.run, frame.attempt
+    ended_by, given_up = _blamed(error, run.serial)
+    delay = None if given_up else _delay_after(attempt, definition, error)
+    if delay is None:
+        failure = failures.record(error, ended_by, given_up or bool(definition.policies))
+        return Outcome.failed(attempt, started, failure, error)
+
+    if (feed := run.feed) is not None:
+        name = definition.name
+        feed.task_retrying(run.run_id, call.id, frame.parent_id, name, attempt, delay, error)
+    if ended_by:
+        await run.unrecord(ended_by)
+    return delay
+
+
 def _blamed(error: BaseException, serial: int) -> tuple[tuple[str, ...], bool]:
     """The ids of the calls of that run whose failure led to ``error``; whether one gave up."""
     marks = list(failures.marks_in(error, serial))
@@ -132,13 +145,6 @@ def _delay_after(
     if policy is None or attempt >= policy.max_attempts:
         return None
     return policy.drawn_delay_after(attempt)
-
-
-def _tell_retry(call: Attempted, frame: Frame[Run], delay: float, error: BaseException) -> None:
-    run = frame.run
-    if (feed := run.feed) is not None:
-        name, attempt = call.definition.name, frame.attempt
-        feed.task_retrying(run.run_id, call.id, frame.parent_id, name, attempt, delay, error)
 
 
 async def _back_off(call: Attempted, run: Run, delay: float) -> None:
