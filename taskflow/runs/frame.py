@@ -114,7 +114,7 @@ class Frame(Generic[R]):
             await self.regain_slot()
 
     def give_slot_back(self) -> None:
-        """Hand the slot to another body: this one waits, or has ended."""
+        """Hand the slot to another body, as this one waits."""
         if self.holds_slot:
             self.holds_slot = False
             self.run.scheduler.slots.give_back()
@@ -136,7 +136,9 @@ class Frame(Generic[R]):
     def end(self) -> None:
         """Note that the body has ended."""
         self.has_ended = True
-        self.give_slot_back()
+        if self.holds_slot:
+            self.holds_slot = False
+            self.run.scheduler.slots.give_back()
 
     def cancel(self) -> None:
         """Cancel the calls of a body that was cancelled while it executes in a worker thread."""
