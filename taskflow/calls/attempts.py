@@ -51,13 +51,9 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
                 if not scheduler.slots.try_take():
                     await activity.queue(call.id, scheduler.slots)
                 frame.holds_slot = True
-            if call.id is None:
-                run.begin_attempt(attempt)
-            else:
-                if scheduler.is_draining:
-                    await activity.hold(call, frame)
-                if (feed := run.feed) is not None:
-                    feed.task_started(run.run_id, call.id, parent.call_id, definition.name, attempt)
+            if scheduler.is_draining and call.id is not None:
+                await activity.hold(call, frame)
+            _start(call, frame)
             try:
                 if definition.is_bare:  # as most are: two coroutines less
                     context = copy_context()
@@ -82,11 +78,24 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
                 await activity.check_open(parent)
             if not _is_outcome(error, run, baseline):
                 raise
-            judged = await _judge(call, frame, started, error)
-        if isinstance(judged, Outcome):
-            return judged
-        await _back_off(call, run, judged)
+            ended_by, given_up = _blamed(error, run.serial)
+            delay = None if given_up else _delay_after(attempt, definition, error)
+            if delay is None:
+                failure = failures.record(error, ended_by, given_up or bool(definition.policies))
+                return Outcome.failed(attempt, started, failure, error)
+            await _take_back(call, frame, delay, error, ended_by)
+        await _back_off(call, run, delay)
         attempt += 1
+
+
+def _start(call: Attempted, frame: Frame[Run]) -> None:
+    """The body is about to execute."""
+    run = frame.run
+    if call.id is None:
+        run.begin_attempt(frame.attempt)
+    elif run.services.feeds.threads and (feed := run.feed) is not None:
+        name = call.definition.name
+        feed.task_started(run.run_id, call.id, frame.parent_id, name, frame.attempt)
 
 
 def _is_outcome(error: BaseException, run: Run, baseline: int) -> bool:
@@ -111,25 +120,6 @@ def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
     return isinstance(error, anyio.get_cancelled_exc_class())
 
 
-async def _judge(
-    call: Attempted, frame: Frame[Run], started: float, error: BaseException
-) -> Outcome | float:
-    """What a failed attempt comes to: the outcome, or the seconds until the next attempt."""
-    definition, run, attempt = call.definition, frame.run, frame.attempt
-    ended_by, given_up = _blamed(error, run.serial)
-    delay = None if given_up else _delay_after(attempt, definition, error)
-    if delay is None:
-        failure = failures.record(error, ended_by, given_up or bool(definition.policies))
-        return Outcome.failed(attempt, started, failure, error)
-
-    if (feed := run.feed) is not None:
-        name = definition.name
-        feed.task_retrying(run.run_id, call.id, frame.parent_id, name, attempt, delay, error)
-    if ended_by:
-        await run.unrecord(ended_by)
-    return delay
-
-
 def _blamed(error: BaseException, serial: int) -> tuple[tuple[str, ...], bool]:
     """The ids of the calls of that run whose failure led to ``error``; whether one gave up."""
     marks = list(failures.marks_in(error, serial))
@@ -145,6 +135,22 @@ def _delay_after(
     if policy is None or attempt >= policy.max_attempts:
         return None
     return policy.drawn_delay_after(attempt)
+
+
+async def _take_back(
+    call: Attempted,
+    frame: Frame[Run],
+    delay: float,
+    error: BaseException,
+    ended_by: tuple[str, ...],
+) -> None:
+    """An attempt has failed, and another one follows: drop the failures that led to this one."""
+    run = frame.run
+    if (feed := run.feed) is not None:
+        name, attempt = call.definition.name, frame.attempt
+        feed.task_retrying(run.run_id, call.id, frame.parent_id, name, attempt, delay, error)
+    if ended_by:
+        await run.unrecord(ended_by)
 
 
 async def _back_off(call: Attempted, run: Run, delay: float) -> None:
