@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from taskflow.calls.recorded import RecordedCall
 from taskflow.calls.emits import EmitCall
+from taskflow.calls.recorded import RecordedCall
 from taskflow.calls.waits import WaitCall
 from taskflow.loops.promises import Latch
 from taskflow.records import RunStatus, Wait
