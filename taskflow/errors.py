@@ -25,6 +25,7 @@ TaskflowError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from taskflow.records import Wait
 
@@ -53,7 +54,22 @@ __all__ = (
 
 
 class TaskflowError(Exception):
-    """Base of every error that taskflow raises by itself."""
+    """Base of every error that taskflow raises by itself.
+
+    Errors can be copied and pickled: message and attributes are kept as they are.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not (type, args), which exceptions have by default: ``args`` is the finished message, and
+        # ``__init__`` takes what the message is made of.
+        return _restored, (type(self), self.args), self.__dict__ or None
+
+
+def _restored(kind: type[TaskflowError], args: tuple[Any, ...]) -> TaskflowError:
+    """An error with these ``args``, made without ``__init__``; its attributes are set later."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class NotInRun(TaskflowError, RuntimeError):

@@ -325,6 +325,42 @@ def packages_that_hold_code() -> list[str]:
     ]
 
 
+# What ``python -O`` leaves out.
+
+
+def is_narrowing(node: ast.expr) -> bool:
+    """Whether an asserted expression only tells a type checker what a name or attribute is."""
+    if isinstance(node, ast.Compare):
+        return is_narrowing(node.left) and all(
+            isinstance(each, ast.Constant) for each in node.comparators
+        )
+    if isinstance(node, ast.Call):
+        is_isinstance = isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+        return is_isinstance and is_narrowing(node.args[0])
+    if isinstance(node, ast.Attribute):
+        return is_narrowing(node.value)
+    return isinstance(node, ast.Name)
+
+
+def _catches_assertions(handler: ast.ExceptHandler) -> bool:
+    return handler.type is not None and "AssertionError" in ast.unparse(handler.type)
+
+
+def asserts_with_logic() -> list[str]:
+    """Asserts that do or decide something, and handlers of a failed one.
+
+    Those of the conformance suite are what a test is made of: pytest executes them also under -O.
+    """
+    return [
+        f"{module.name}: line {node.lineno}"
+        for module in MODULES
+        if not module.name.startswith("testing.conformance")
+        for node in ast.walk(module.tree)
+        if (isinstance(node, ast.Assert) and not is_narrowing(node.test))
+        or (isinstance(node, ast.ExceptHandler) and _catches_assertions(node))
+    ]
+
+
 CHECKS = (
     imports_that_run_up,
     imports_past_a_door,
@@ -337,6 +373,7 @@ CHECKS = (
     too_many_attributes,
     packages_that_name_no_rooms,
     packages_that_hold_code,
+    asserts_with_logic,
 )
 
 

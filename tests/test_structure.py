@@ -25,3 +25,8 @@ def test_no_two_modules_import_each_other() -> None:
 def test_most_modules_are_short() -> None:
     """Half of them are shorter than 200 lines."""
     assert structure.too_long_a_median() == []
+
+
+def test_no_assert_holds_logic() -> None:
+    """What ``python -O`` leaves out only tells type checkers what is known."""
+    assert structure.asserts_with_logic() == []

@@ -101,6 +101,9 @@ class CrashTestFailed(AssertionError):
         self.only = only
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.only), self.__dict__  # for tests in other processes
+
 
 async def crash_everywhere(
     make_call: Callable[[], WorkflowCall[T]],
