@@ -31,8 +31,8 @@ FAREWELL: Final = (
     "Completed calls are kept and are not executed again: the same command continues the rest."
 )
 UNKNOWN_INTERVAL: Final = 1.0  # seconds between looks for runs of other workflows
-# The functions that log a run that has failed, and runs of workflows that are not known.
-TOLD_HERE: Final = ("_report", "_report_unknown")
+# Topics of the library's log records that `_Recovery` reports in its own words.
+REPORTED_HERE: Final = ("failed run", "unknown workflow")
 NOTHING: Final = Progress([], 0, 0, 0, 0)
 WORDS: Final = {
     RunStatus.SUCCESS: "done",
@@ -232,7 +232,7 @@ class _Log:
         self._logger.removeHandler(self._handler)
 
     def _emit(self, record: logging.LogRecord) -> None:
-        if record.funcName not in TOLD_HERE:
+        if getattr(record, "topic", None) not in REPORTED_HERE:
             self._display.say(f"taskflow: {record.getMessage()}")
 
 

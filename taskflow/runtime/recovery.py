@@ -123,6 +123,7 @@ class Recovery:
                     "runs of the workflow %r are to be continued, and this runtime does not know "
                     "it: they are left alone; open it as Runtime(…, workflows=[…])",
                     name,
+                    extra={"topic": "unknown workflow"},
                 )
 
     def _is_sane(self, row: RunRow) -> bool:

@@ -290,4 +290,5 @@ def _report(execution: Execution, error: BaseException) -> None:
             execution.thread_id,
             type(error).__qualname__,
             error,
+            extra={"topic": "failed run"},
         )
