@@ -14,8 +14,8 @@ from taskflow.runs.run import Run
 from taskflow.runs.writes import Outcome
 from taskflow.stores.kinds import EMIT
 from taskflow.stores.rows import Recorded
-from taskflow.wire.codec import canonical_json, encode_plain
-from taskflow.wire.identity import exact_json
+from taskflow.wire.json import canonical_json, encode_plain
+from taskflow.wire.plain import exact_json
 
 __all__ = ("emit",)
 

@@ -26,8 +26,10 @@ from taskflow.runs.run import Run
 from taskflow.runs.writes import Outcome, Tally
 from taskflow.stores.rows import CacheEntry, SignalRow
 from taskflow.wire import failures
-from taskflow.wire.codec import Codec, canonical_json, decode_plain, encode_plain, json_schema
-from taskflow.wire.identity import check_id, exact_json
+from taskflow.wire.codec import Codec
+from taskflow.wire.identity import check_id
+from taskflow.wire.json import canonical_json, decode_plain, encode_plain, json_schema
+from taskflow.wire.plain import exact_json
 
 __all__ = ("ReceiveCall", "WaitCall", "receive", "sleep", "sleep_until", "spelled")
 

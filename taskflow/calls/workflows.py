@@ -24,8 +24,10 @@ from taskflow.errors import NotInRun, SerializationError
 from taskflow.retry import RetryPolicy
 from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.run import Run
-from taskflow.wire.codec import Codec, canonical_json, decode_plain
-from taskflow.wire.identity import exact_json, fingerprint
+from taskflow.wire.codec import Codec
+from taskflow.wire.identity import fingerprint
+from taskflow.wire.json import canonical_json, decode_plain
+from taskflow.wire.plain import exact_json
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

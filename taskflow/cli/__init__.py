@@ -2,15 +2,12 @@
 
 In reading order:
 
-    main, app                           the entry point; every command and its function
-    options, inputs                     shared options; text made into workflows and values
-    commands, history, waiting, check   the functions of the commands
-    database, execution, recovery,      the work of a command: one question, one run, many runs,
-    watch, stop, files                  events; its end at a signal; files read and written
-    explanations, report, records,      the output: errors, outcomes, tables and trees, event
-    events, progress, hints             lines, live progress, the command to type next
-    timeline, trace                     a run as a page, and as a trace
+- the command line: `main`, `app` (all commands), `options`, `inputs`
+- the commands: `commands`, `history`, `waiting`, `check`
+- their work: `database`, `execution`, `recovery`, `watch`, `stop`, `files`
+- their output: `explanations`, `report`, `records`, `events`, `progress`, `hints`
+- a run drawn: `timeline`, `trace`
 
-Only this wing prints, reads signals of the process, and decides exit codes. It uses the public
-API, and may import every wing below it and `testing.replays`; no other module imports it.
+Only this wing prints, handles the signals of the process, and decides exit codes. It may import
+every wing below it, and `testing.replays`; no other module imports it.
 """

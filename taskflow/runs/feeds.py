@@ -32,7 +32,7 @@ from taskflow.records import Wait
 from taskflow.stores.kinds import EMIT, ERROR, RESULT
 from taskflow.stores.rows import Checkpoint, Recorded, RunKey, RunRow
 from taskflow.wire import failures
-from taskflow.wire.codec import decode_plain, encode_plain
+from taskflow.wire.json import decode_plain, encode_plain
 
 __all__ = ("Feed", "Feeds", "Listener", "event_of")
 

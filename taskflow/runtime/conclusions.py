@@ -22,7 +22,7 @@ from taskflow.runtime.body import Ending
 from taskflow.runtime.waiters import Waiters
 from taskflow.stores.batches import Finish
 from taskflow.wire import failures
-from taskflow.wire.codec import decode_waits
+from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Cause", "Conclusion", "interrupted", "retry_time")
 

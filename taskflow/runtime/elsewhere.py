@@ -8,7 +8,7 @@ from taskflow.errors import CheckpointCorrupt, RunCancelled, RunNotFound
 from taskflow.records import RunStatus, Wait
 from taskflow.stores.base import Store
 from taskflow.stores.rows import RunRow
-from taskflow.wire.codec import decode_waits
+from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Sleeper", "settle", "waits_of")
 

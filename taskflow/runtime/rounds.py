@@ -21,7 +21,7 @@ from taskflow.runtime.conclusions import Cause, Conclusion
 from taskflow.runtime.waiters import Waiters
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Claim, Claimed, Finish, Sent, Signal
-from taskflow.wire.codec import encode_pause
+from taskflow.wire.pauses import encode_pause
 
 __all__ = ("Engine", "Pause", "Round", "earliest", "settled")
 

@@ -25,31 +25,13 @@ from taskflow.wire.differences import (
 )
 from taskflow.wire.json import (
     NESTING_LIMIT,
-    canonical_json,
-    decode_plain,
     decoder_for,
     encode_plain,
     is_readable,
-    json_schema,
     nesting,
 )
-from taskflow.wire.pauses import decode_attempts, decode_waits, encode_pause
-from taskflow.wire.plain import is_plain
 
-__all__ = (
-    "NESTING_LIMIT",
-    "Codec",
-    "annotation_for",
-    "canonical_json",
-    "decode_attempts",
-    "decode_plain",
-    "decode_waits",
-    "encode_pause",
-    "encode_plain",
-    "is_plain",
-    "json_schema",
-    "nesting",
-)
+__all__ = ("Codec", "annotation_for")
 
 # Errors that say nothing about a value or its annotation; what is nested too deep is refused first.
 FROM_ELSEWHERE: Final = MemoryError, RecursionError

@@ -17,17 +17,15 @@ from typing import Any, Final
 from taskflow.errors import SerializationError
 from taskflow.wire.differences import SCALARS
 from taskflow.wire.json import canonical_json, encode_plain
-from taskflow.wire.plain import check_exact, exact_json
+from taskflow.wire.plain import check_exact
 
 __all__ = (
     "MAX_ID_BYTES",
     "Binder",
     "are_immutable",
     "canonical_arguments",
-    "check_exact",
     "check_id",
     "check_text",
-    "exact_json",
     "fingerprint",
     "idempotency_key",
     "is_text",

@@ -29,9 +29,11 @@ from taskflow import (
     workflow,
 )
 from taskflow.errors import SerializationError
-from taskflow.wire.codec import NESTING_LIMIT, Codec
+from taskflow.wire.codec import Codec
 from taskflow.wire.failures import Failure, rebuild, record
-from taskflow.wire.identity import canonical_arguments, exact_json
+from taskflow.wire.identity import canonical_arguments
+from taskflow.wire.json import NESTING_LIMIT
+from taskflow.wire.plain import exact_json
 
 PATIENCE = 30.0  # seconds
 ACCEPTED = NESTING_LIMIT - 1  # what holds an argument is one more level

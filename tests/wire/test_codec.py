@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskflow.errors import SerializationError
-from taskflow.wire.codec import NESTING_LIMIT, Codec, annotation_for, is_plain, nesting
+from taskflow.wire.codec import Codec, annotation_for
+from taskflow.wire.json import NESTING_LIMIT, nesting
+from taskflow.wire.plain import is_plain
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from taskflow.testing.crashes.looks import Watcher
 from taskflow.testing.crashes.points import BEGIN, END, LAST, Mode
 from taskflow.testing.crashes.processes import Process
 from taskflow.testing.crashes.trials import Outcome
-from taskflow.wire.codec import Codec, decode_plain
+from taskflow.wire.codec import Codec
+from taskflow.wire.json import decode_plain
 
 __all__ = ("Judge",)
 

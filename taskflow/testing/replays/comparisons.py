@@ -23,8 +23,10 @@ from taskflow.testing.replays.verdicts import (
     Verdict,
 )
 from taskflow.wire import failures
-from taskflow.wire.codec import Codec, canonical_json, decode_plain, decode_waits
+from taskflow.wire.codec import Codec
 from taskflow.wire.identity import fingerprint
+from taskflow.wire.json import canonical_json, decode_plain
+from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Comparison", "skipped")
 

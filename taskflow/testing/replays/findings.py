@@ -18,7 +18,8 @@ from taskflow.stores.rows import Checkpoint, Recorded
 from taskflow.testing.replays.histories import RecordedRun
 from taskflow.testing.replays.verdicts import IgnoredCall, NewCall
 from taskflow.wire import failures
-from taskflow.wire.codec import decode_plain, decode_waits
+from taskflow.wire.json import decode_plain
+from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Findings", "Hold", "find", "ignored_call", "ignored_wait", "name_of")
 
