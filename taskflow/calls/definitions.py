@@ -1,4 +1,7 @@
-"""What a task and a workflow have in common: a function, and how its calls are told apart."""
+"""`Definition`: what a task and a workflow have in common: a function and its options.
+
+Only this module decides what a decorated function is called, and how its body executes.
+"""
 
 from __future__ import annotations
 
@@ -164,12 +167,12 @@ _DEFINED: Final[dict[str, WeakValueDictionary[str, Definition[..., Any, Any]]]] 
 
 
 def definitions_of(name: str) -> list[Definition[..., Any, Any]]:
-    """The tasks and workflows of that name; a plain `Definition` tells nothing of its results."""
+    """The tasks and workflows of that name, without the definitions of this package's own waits."""
     return [each for each in _DEFINED.get(name, {}).values() if type(each) is not Definition]
 
 
 def definitions_named(name: str) -> list[Definition[..., Any, Any]]:
-    """Those whose function is called ``name``, whatever they are called themselves."""
+    """The definitions whose function is called ``name``, whatever their own name is."""
     found = [each for kinds in _DEFINED.values() for each in list(kinds.values())]
     return [each for each in found if getattr(each.fn, "__name__", "") == name]
 
@@ -193,7 +196,7 @@ def _plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
 def _kind_of(fn: Callable[..., Any], executor: str | None) -> BodyKind:
     if executor not in (None, "thread", "process"):
         raise ValueError(f'executor is "thread" or "process", got {executor!r}')
-    # What is called counts, not what it wraps: a wrapper may make an async function of a def.
+    # The outermost callable counts, not what it wraps: a wrapper may make a def async.
     plain = fn
     while isinstance(plain, functools.partial):
         plain = plain.func

@@ -1,4 +1,4 @@
-"""`emit`: tells a value to those who listen to the run, now and whenever they ask again."""
+"""`emit`: tells a value to the run's listeners, now and whenever they read the run again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _no_body() -> None:
     """A value that is emitted has no body."""
 
 
-# Nobody is given anything that could be lost: who listens is told after the commit.
+# Asynchronous: the call returns nothing that could be lost, and listeners hear after the commit.
 EMIT_CALL: Final[Definition[..., Any, Any]] = Definition(
     _no_body, Options(name="taskflow.emit", durability="async")
 )
@@ -40,14 +40,14 @@ class EmitCall(RecordedCall[None]):
         self._payload = payload
 
     def replay(self, recorded: Recorded) -> None:
-        """It was told before."""
+        """The value was told before, and the call returns nothing."""
 
     async def _attempt(self) -> Outcome:
         now = self.frame.run.scheduler.clock.now()
         return Outcome(1, now, self._payload, kind=EMIT)
 
     def _warn_of_twins(self) -> None:
-        """One is as good as the other."""
+        """Equal values need not be told apart."""
 
     def shown_arguments(self) -> str | None:
         """Of the call that emits."""
@@ -57,7 +57,7 @@ class EmitCall(RecordedCall[None]):
 
 
 def emit(value: Any) -> Call[None]:
-    """Tell ``value`` (a JSON value) to those who listen: ``Runtime.stream`` and ``subscribe``.
+    """Tell ``value`` (a JSON value) to ``Runtime.stream`` and ``Runtime.subscribe``.
 
     It is recorded, so that a rerun does not tell it again, and handed out when it is durable. The
     call itself does not wait for that. Raises NotInRun outside of a run, and SerializationError

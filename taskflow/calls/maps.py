@@ -1,4 +1,8 @@
-"""`Task.map`: one call for each of many items, in a pool that is cheaper than a child for each."""
+"""`MapCall`: one call for each of many items, in a pool that is cheaper than a child for each.
+
+Only this module decides which items execute at the same time, and which of several failures a map
+raises.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ MAX_UNCOMMITTED: Final = 1024
 MAX_HELD: Final = 10_000
 NO_KEYWORDS: Final[dict[str, Any]] = {}
 
-Named: TypeAlias = tuple[tuple[Any, ...], Identity]  # the arguments of a call, and who it is
+Named: TypeAlias = tuple[tuple[Any, ...], Identity]  # the arguments of a call, and its identity
 
 
 class MapCall(Call[list[T]]):
@@ -135,8 +139,8 @@ class MapCall(Call[list[T]]):
 class _Pool:
     """Children that pull items from one iterator; results are collected by position.
 
-    It is also the promise that is kept, once for each result, when that is committed: nobody sees
-    a result before all are there, so nobody has to wait for one.
+    The pool is also the `Tally` of the commits: a result is not seen before all are there, so no
+    child waits for the commit of its own.
     """
 
     def __init__(
@@ -147,8 +151,8 @@ class _Pool:
         concurrency: int,
     ) -> None:
         self.owed = 0  # results that are not committed yet
-        # All failures that were recorded here: who sees one of them has seen the map fail, so they
-        # end a run together, and are executed again together.
+        # All failures that were recorded here. The map fails with one of them, so a run that fails
+        # by it is un-recorded of all, and its rerun executes all of them again.
         self.failed: list[str] = []
         self._definition = definition
         self._named = named
@@ -267,7 +271,7 @@ class _Pool:
             await self._wait_for_commits()
 
     def _looks_ahead(self) -> bool:
-        """Whether calls that are held for ever keep recorded ones from being asked for."""
+        """Whether calls held behind a closed gate keep recorded ones from being asked for."""
         run = self._frame.run
         gate = run.activity.gate
         if gate is None or gate.opens or self._children >= MAX_HELD:

@@ -1,7 +1,7 @@
 """Choosing among calls: `race` for the first success, `as_completed` for all as they come.
 
-Nothing is recorded but the calls themselves. Which was first is the order of their commits, so a
-rerun sees the same winner and the same order, whatever its own timing.
+Only this module decides which outcome comes first: the one that was committed first, so that a
+rerun sees the same winner and the same order. Nothing is recorded but the calls themselves.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ class _Arms:
         return sorted(found, key=lambda each: each[0].sequence)
 
     async def enter(self) -> None:
-        """Be ready to execute; `end` is owed after that."""
+        """Be ready to execute, until `end`."""
         await self._group.__aenter__()
 
     def start(self, calls: list[RecordedCall[Any]]) -> None:
-        """Execute these."""
+        """Execute these calls."""
         for call in calls:
             call.stake = Stake(self.contest, call, call.frame.stake)
             self._children[call] = self._group.start(partial(self._execute, call))
 
     async def end(self, *, cancel: bool) -> None:
-        """Wait until none of them executes any more."""
+        """Wait until none of the calls executes any more."""
         if cancel:
             self._group.cancel()
         await self._group.__aexit__(None, None, None)
@@ -288,7 +288,7 @@ def _recorded_call(what: str, call: Call[Any]) -> RecordedCall[Any]:
 
 
 async def _raise_cancellation(frame: Frame[Run], what: str) -> None:
-    """An arm was cut off by somebody else."""
+    """Raise what has cut an arm off from outside the contest."""
     await anyio.lowlevel.checkpoint_if_cancelled()
     if frame.run.broken is not None:
         raise again(frame.run.broken)

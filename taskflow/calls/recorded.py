@@ -135,7 +135,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     async def execute_for(self, tally: Tally | None, host: Task[Any] | None) -> T_co:
         """Execute and record the call in the asyncio task ``host`` (None on trio).
 
-        Its commit is awaited here, or by whoever keeps the tally.
+        The commit is awaited here, or counted in ``tally``, which its owner awaits.
         """
         if self._steps is None:
             self._steps = USED
@@ -156,7 +156,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         if self.stake is not None:
             await self.stake.check(self.id, run.scheduler.loop)
         run.begin(self)
-        # Usually the one that made the call; it waits now, and needs no slot meanwhile.
+        # The body that awaits, usually the one that made the call; it needs no slot meanwhile.
         body = FRAME.get() or frame
         body.enter_call()
         made = frame.made
@@ -166,7 +166,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             if activity.gate is not None or run.scheduler.is_draining:
                 await activity.pass_gate(self)
             if made.repeats is not None:
-                repeat = self._count_in()
+                name = self.definition.name
+                repeat = made.enter(name, self.digest, self._first, activity.executing)
                 if repeat is not None and repeat.in_flight > 1 and tally is None:
                     self._warn_of_twins()  # a map takes its items in order
             if self.definition.cache is not None:
@@ -174,7 +175,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             else:
                 outcome = await self._attempt()
                 if self.stake is not None:
-                    await self._settle(outcome)
+                    await self.stake.settle(self, outcome.failure is None, run.scheduler.loop)
                 promise = self._put(outcome, None, tally)
                 if promise is not None:
                     await promise
@@ -189,7 +190,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         finally:
             run.end(self)
             if made.repeats is not None:
-                self._count_out(repeat)
+                made.leave(self.digest, self._first, repeat)
         body.in_flight -= 1
         if body.is_task and not body.in_flight:
             await body.regain_slot()
@@ -210,38 +211,6 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def _warn_of_twins(self) -> None:
         self.frame.run.notices.warn_of_twins(self.definition.name)
 
-    def _count_in(self) -> Repeat | None:
-        """Count the call among equal ones in flight, if there are any under this parent."""
-        made = self.frame.made
-        assert made is not None
-        assert made.repeats is not None
-        if self._first is None:
-            repeat = made.repeats.get(self.digest)
-        else:
-            executing = self.frame.run.activity.executing
-            repeat = made.repeat(self.definition.name, self._first, executing)
-        if repeat is not None:
-            repeat.in_flight += 1
-        return repeat
-
-    def _count_out(self, repeat: Repeat | None) -> None:
-        """The call is in flight no more; its equals may have been made meanwhile."""
-        made = self.frame.made
-        assert made is not None
-        assert made.repeats is not None
-        if repeat is None and self._first is None:
-            repeat = made.repeats.get(self.digest)
-        if repeat is not None:
-            repeat.in_flight -= 1
-
-    async def _settle(self, outcome: Outcome) -> None:
-        """Hand the outcome in to the contest that this call is an arm of."""
-        stake = self.stake
-        assert stake is not None
-        await stake.check(self.id, self.frame.run.scheduler.loop)
-        if stake.arm is self:
-            stake.contest.settle(self, outcome.failure is None)
-
     async def _share(self) -> Outcome:
         """Be answered from the cache, or execute and share the result; one at a time for a key."""
         definition, cache = self.definition, self.frame.run.services.cache
@@ -251,7 +220,8 @@ class RecordedCall(Call[T_co], Generic[T_co]):
             self.is_behind = False
             outcome, entry = await self._find_or_attempt(key)
             if self.stake is not None:
-                await self._settle(outcome)
+                loop = self.frame.run.scheduler.loop
+                await self.stake.settle(self, outcome.failure is None, loop)
             promise = self._put(outcome, entry, None)
             if promise is not None:
                 await promise

@@ -62,7 +62,7 @@ class Unary(Protocol[X_contra, T_co]):
 
 
 class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
-    """A task: calling it makes a `Call`, which a run executes once and records."""
+    """A task. Calling it makes a `Call`, which a run executes once and records."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T_co]:
         """A call with these arguments. Raises NotInRun outside of a run."""
@@ -79,7 +79,7 @@ class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         self: Task[Concatenate[Any, Q], R_co, T_co], instance: object, owner: type
     ) -> Task[Q, R_co, T_co]: ...
     def __get__(self, instance: object, owner: type) -> Any:
-        """A task that is a method's, bound to its instance, which is an argument like any other."""
+        """The task of a method, bound to its instance, which is an argument like any other."""
         return self if instance is None else BoundTask(self, instance)
 
     def map(
@@ -104,7 +104,7 @@ class Task(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
 
 
 class BoundTask(Task[P, R_co, T_co]):
-    """A method that is a task, and the object it was taken from."""
+    """The task of a method, with the instance that it was taken from."""
 
     def __init__(self, task: Task[Any, R_co, T_co], instance: object) -> None:
         self.__dict__.update(task.__dict__)

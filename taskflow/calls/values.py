@@ -1,6 +1,6 @@
-"""Values that differ each time, recorded once: `now`, `random`, `uuid`.
+"""`now`, `random` and `uuid`: values that differ each time, recorded once.
 
-They are tasks. ``key`` tells apart the calls of branches that run at the same time.
+They are tasks; ``key`` tells apart the calls of branches that run at the same time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Calls that wait: `receive` for a signal, `sleep` and `sleep_until` for a time.
 
-No body executes in them and they hold no slot. A deadline is recorded when the call is made for the
-first time, and the call's own record ends it: that of a ``receive`` names the signal that it took.
+Only this module decides what ends a wait. No body executes in it, and it holds no slot. Its
+deadline is recorded when the call first waits; its outcome ends it, and that of a ``receive`` names
+the signal that it took.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ SLEEP_UNTIL: Final[Definition[..., Any, Any]] = Definition(
 
 
 class WaitCall(RecordedCall[T]):
-    """A call without a body that ends when something has happened, or a time has come."""
+    """A call without a body: it ends when it is woken, or at its deadline."""
 
     __slots__ = ("_promise",)
 
@@ -65,7 +66,7 @@ class WaitCall(RecordedCall[T]):
         self._promise: Promise | None = None
 
     def wake(self) -> None:
-        """What it waits for has come."""
+        """End the wait: the signal or the time has come."""
         if self._promise is not None and not self._promise.done():
             self._promise.set_result(None)
 
@@ -73,7 +74,7 @@ class WaitCall(RecordedCall[T]):
         """Equal waits may well be open at the same time: the earliest call is served first."""
 
     def _began(self, now: float) -> float:
-        """When it began to wait, if it is ``now`` and may have been cut off by a pause."""
+        """When the wait began: ``now``, or before a pause that has cut it off."""
         return self.frame.run.waiting.since.get(self.id, now)
 
     def _recorded_deadline(self) -> float | None:
@@ -177,10 +178,10 @@ class ReceiveCall(WaitCall[T]):
         return self._codec
 
     def accepts(self, signal: SignalRow) -> bool:
-        """Whether it may take this one: it fits the type, and came in time."""
+        """Whether the call may take this signal: it fits the type, and came in time."""
         run = self.frame.run
         deadline = math.inf if self._deadline is None else self._deadline
-        # The sender's clock may be hours ahead: what is here before our deadline is in time.
+        # The sender's clock may be hours ahead: what is here before the deadline is in time.
         if signal.sent > deadline and run.scheduler.clock.now() > deadline:
             return False
         try:
@@ -198,7 +199,7 @@ class ReceiveCall(WaitCall[T]):
         return True
 
     def hand(self, signal: SignalRow) -> None:
-        """Wake it: the signal is its own now, to be recorded or given back."""
+        """Wake the call, which records ``signal`` or gives it back."""
         self._signal = signal
         self.wake()
 
@@ -222,7 +223,7 @@ class ReceiveCall(WaitCall[T]):
         return Outcome(1, started, payload, value, signal=self._signal.task_id)
 
     async def _wait_for_signal(self, started: float) -> None:
-        """Wait until one has been handed over, or the deadline has come."""
+        """Wait until a signal has been handed over, or the deadline has come."""
         run = self.frame.run
         clock = run.scheduler.clock
         if self._timeout is not None and self._deadline is None:
@@ -265,7 +266,7 @@ class ReceiveCall(WaitCall[T]):
         return Outcome.failed(1, started, failure, error)
 
     def shown_arguments(self) -> str | None:
-        """What it is for."""
+        """The name, prompt, type and timeout of what it waits for."""
         shown: dict[str, Any] = {"name": self.name}
         if self._prompt is not None:
             shown["prompt"] = self._prompt

@@ -1,4 +1,8 @@
-"""`workflow`: the decorator for what calls tasks, and what only a workflow can do."""
+"""`workflow`: the decorator for functions that call tasks; `previous` and `save` for their runs.
+
+Only this module decides what the call of a workflow is: the description of a run, or, inside
+another workflow, a child of it.
+"""
 
 from __future__ import annotations
 
@@ -127,17 +131,14 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         return f"<workflow call {self.id}>"
 
     def use(self) -> None:
-        """A runtime runs it: it may be run as often as one likes."""
+        # A runtime runs what it describes, as often as it is asked to.
         if self._steps is None:
             self._steps = USED
         if self._child is not None:
             self._child.close()
 
     def as_child(self) -> RecordedCall[T_co]:
-        """The same as a call of the workflow around it, which somebody else executes.
-
-        Raises NotInRun where there is none.
-        """
+        # The call as a child of the workflow around it, for a race or `as_completed` to execute.
         if self._child is None:
             raise NotInRun(self.definition.name, f"{self.definition.name}.fn")
         if self._steps is not None:

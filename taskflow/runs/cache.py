@@ -1,4 +1,8 @@
-"""Results that are shared between the threads of one store, and who computes them."""
+"""`Cache`: results that are shared between the threads of one store.
+
+Only this module decides whether a shared result answers a call, and that one call at a time
+executes for each key.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ class CachePolicy(Struct, frozen=True):
             seconds(self.ttl, "ttl")
 
     def entry(self, task_name: str, key: str, payload: bytes, now: float) -> CacheEntry:
-        """What is kept of a result that was computed at ``now`` (seconds since the epoch)."""
+        """The row to share a result that was computed at ``now`` (seconds since the epoch)."""
         expires = None if self.ttl is None else now + seconds(self.ttl, "ttl")
         checksum = _expiry_checksum(expires) | _checksum(task_name, key, payload)
         return CacheEntry(task_name, key, payload, expires, checksum)
@@ -66,9 +70,9 @@ class Cache:
             landing.set_result()
 
     async def find(self, task_name: str, key: str, now: float) -> bytes | None:
-        """The payload that is shared under ``key``; a damaged one is as good as none."""
+        """The payload that is shared under ``key``; None where there is none, or it is damaged."""
         for entry in await self._store.cached(task_name, [key], now):
-            # By what was asked for: an index that is damaged may give the entry of another key.
+            # Checked against what was asked for: a damaged index may give the entry of another key.
             with contextlib.suppress(TypeError):  # a column holds what it cannot
                 expected = _checksum(task_name, key, entry.payload)
                 if fits(entry.checksum, expected, _expiry_checksum(entry.expires)):

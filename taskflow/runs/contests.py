@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio.lowlevel
 
 from taskflow.loops.loop import Loop
 
 __all__ = ("Contest", "Stake")
+
+
+class Call(Protocol):
+    """A call that takes part in a contest."""
+
+    id: str
 
 
 class Contest:
@@ -51,6 +57,12 @@ class Stake:
                 return True
             stake = stake.outer
         return False
+
+    async def settle(self, call: Call, succeeded: bool, loop: Loop) -> None:
+        """Hand the outcome of ``call`` in, if it is the arm itself and has not lost."""
+        await self.check(call.id, loop)
+        if self.arm is call:
+            self.contest.settle(call, succeeded)
 
     async def check(self, call_id: str, loop: Loop) -> None:
         """Raise a cancellation in a call of an arm that has lost."""

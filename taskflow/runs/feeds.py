@@ -1,4 +1,8 @@
-"""Who listens to which thread: events go from here to bounded buffers, and slow nobody down."""
+"""`Feeds`: the listeners of each thread, and the bounded buffers from which they read events.
+
+Only this module decides which event tells of what happens, and what a slow reader misses: a full
+buffer counts what it drops, and never holds up the run.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +45,23 @@ MAX_BYTES = 4 * 1024 * 1024  # of JSON that are kept for a reader: ten times as 
 
 
 class Listener:
-    """One reader's buffer: what does not fit is counted, and told in its place."""
+    """The buffer of one reader: a `Dropped` stands for the events that did not fit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[Event] = deque()
-        self._sizes: deque[int] = deque()  # bytes of what each of them tells
+        self._sizes: deque[int] = deque()  # of each of them, in bytes of JSON
         self._size = 0
         self._dropped = 0
         self._first_dropped: Event | None = None
         self._end: Event | None = None  # the latest end of a run that did not fit
-        self._number = 0  # of the latest one that was kept
+        self._number = 0  # of the latest event that was kept
         self._wake: Promise | None = None
 
     def put(self, event: Event, size: int = 0) -> None:
         """Keep ``event`` for the reader, if there is room; of ends, at least the latest.
 
-        ``size`` is how much it tells, in bytes of JSON.
+        ``size`` is that of its payload, in bytes of JSON.
         """
         if len(self._events) < self._limit and self._size < MAX_BYTES:
             if self._first_dropped is not None or self._end is not None:
@@ -76,7 +80,7 @@ class Listener:
             self.wake()
 
     def wake(self) -> None:
-        """Have the reader look."""
+        """Have the reader look for events."""
         keep(self._wake)
         self._wake = None
 
@@ -90,7 +94,7 @@ class Listener:
         return self._events.popleft()
 
     def clear(self) -> int:
-        """Drop what is there, but for the end of a run, as it is read from the store; how many."""
+        """Drop all events but the ends of runs, which are read from the store now; how many."""
         ends = [event for event in self._events if isinstance(event, ENDS)]
         count = len(self._events) - len(ends) + self._dropped
         self._events = deque(ends)
@@ -101,7 +105,7 @@ class Listener:
         return count
 
     async def wait(self) -> None:
-        """Wait until there may be something to take."""
+        """Wait until there may be an event to take."""
         if self._events or self._dropped or self._end:
             return
         self._wake = new_promise()
@@ -120,7 +124,7 @@ class Listener:
         self._first_dropped = self._first_dropped or event
 
     def _put_marker(self) -> None:
-        """Tell what did not fit, now that there is room for it."""
+        """Put a `Dropped` for the events that did not fit, now that there is room for it."""
         first, self._first_dropped = self._first_dropped, None
         if first is not None:
             place = first.thread_id, first.run_id, None, None, ""
@@ -133,7 +137,7 @@ class Listener:
 
 
 class Feed:
-    """The listeners of one thread, and the number that events repeat which have none."""
+    """The listeners of one thread; events without a number of their own repeat the latest one."""
 
     __slots__ = ("clock", "listeners", "number", "thread_id")
 
@@ -144,7 +148,7 @@ class Feed:
         self.number = 0
 
     def publish(self, event: Event, size: int = 0) -> None:
-        """Give ``event`` to everybody; ``size`` is how much it tells, in bytes of JSON."""
+        """Give ``event`` to all listeners; ``size`` is that of its payload, in bytes of JSON."""
         for listener in self.listeners:
             listener.put(event, size)
 
@@ -177,7 +181,7 @@ class Feed:
         self.publish(TaskRetrying(*head, attempt, delay, text), len(text))
 
     def replayed(self, run_id: str, row: Recorded) -> None:
-        """A recorded outcome was given to a call."""
+        """Tell that a call was answered from its record."""
         if row.sequence < 2**62:  # else it was recorded in this execution, and told
             self.number = max(self.number, row.sequence)
         name = row.task_id.rpartition(":")[0]
@@ -197,7 +201,7 @@ class Feed:
             self.publish(TaskFailedEvent(*head, True, 0, 0.0, text), len(text))
 
     def committed(self, key: RunKey, checkpoint: Checkpoint, sequence: int) -> None:
-        """A row of this thread is durable from now on."""
+        """Tell of a row of this thread, which is durable from now on."""
         event = event_of(self.thread_id, key.run_id, checkpoint, sequence, key.workflow)
         if event is not None:
             self.number = max(self.number, sequence)
@@ -206,7 +210,7 @@ class Feed:
     def item(
         self, run_id: str, task_id: str | None, parent_id: str | None, name: str, value: Any
     ) -> None:
-        """An async generator has yielded ``value``."""
+        """Tell of ``value``, which an async generator has yielded."""
         try:
             payload = encode_plain(value)
             plain = decode_plain(payload)
@@ -240,34 +244,34 @@ class Feed:
 
 
 class Feeds:
-    """The feeds of a runtime: those threads that somebody listens to, by their id."""
+    """The feeds of a runtime, for those threads that have listeners, by the thread's id."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.threads: dict[str, Feed] = {}
 
     def listen(self, thread_id: str, limit: int) -> Listener:
-        """A listener to a thread; `leave` ends it."""
+        """A new listener to a thread, until `leave`."""
         listener = Listener(limit)
         self.join(thread_id, listener)
         return listener
 
     def join(self, thread_id: str, listener: Listener) -> None:
-        """Tell ``listener`` what happens on a thread, until `leave`."""
+        """Give ``listener`` the events of a thread, until `leave`."""
         feed = self.threads.get(thread_id)
         if feed is None:
             feed = self.threads[thread_id] = Feed(thread_id, self._clock)
         feed.listeners.append(listener)
 
     def leave(self, thread_id: str, listener: Listener) -> None:
-        """End listening."""
+        """Give ``listener`` no more events of a thread."""
         feed = self.threads[thread_id]
         feed.listeners.remove(listener)
         if not feed.listeners:
             del self.threads[thread_id]
 
     def wake(self, thread_id: str) -> None:
-        """Have the readers of a thread look."""
+        """Have the readers of a thread look for events."""
         if (feed := self.threads.get(thread_id)) is not None:
             for listener in feed.listeners:
                 listener.wake()

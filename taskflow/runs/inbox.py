@@ -1,4 +1,8 @@
-"""The signals of one run that nobody has taken, and the calls that wait for one."""
+"""`Inbox`: the signals of one run that no call has taken, and the calls that wait for one.
+
+Only this module decides which call takes which signal: signals are taken in the order in which they
+were sent, each by the earliest call that accepts it.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +33,11 @@ class Receiver(Protocol):
         ...
 
     def accepts(self, signal: SignalRow) -> bool:
-        """Whether it may take this one: it fits the type, and came in time."""
+        """Whether the call may take this one: it fits the type, and came in time."""
         ...
 
     def hand(self, signal: SignalRow) -> None:
-        """Wake it: the signal is its own now, to be recorded or given back."""
+        """Wake the call, which records the signal or gives it back."""
         ...
 
 
@@ -47,7 +51,7 @@ class SignalTypes:
         self._codecs: OrderedDict[str, dict[str, list[Codec]]] = OrderedDict()
 
     def note(self, name: str, spelled: str, codec: Codec) -> None:
-        """Signals of that name are waited for with this type."""
+        """Note that a call waits for signals of that name with this type."""
         codecs = self._codecs.setdefault(name, {}).setdefault(spelled, [])
         if codec not in codecs:  # two modules may each have a class of that name
             codecs.append(codec)
@@ -56,7 +60,7 @@ class SignalTypes:
             self._codecs.popitem(last=False)
 
     def of(self, name: str) -> dict[str, list[Codec]]:
-        """The types of that name, by how they are written."""
+        """The codecs of the types of that name, by how the types are written."""
         return self._codecs.get(name, {})
 
 
@@ -73,12 +77,12 @@ class Inbox:
             self._signals.setdefault(signal.name, []).append(signal)
 
     def put(self, signal: SignalRow) -> None:
-        """A signal has come: the first receiver that accepts it gets it."""
+        """Hand a signal that has come to the first receiver that accepts it, or keep it."""
         self.latest = max(self.latest, signal.sequence)
         self._offer(signal)
 
     def give_back(self, signal: SignalRow) -> None:
-        """A receiver was cut off: its signal is the next one's."""
+        """Hand the signal of a receiver that was cut off to the next one, or keep it."""
         self._offer(signal)
 
     def take(self, name: str, accepts: Callable[[SignalRow], bool]) -> SignalRow | None:
@@ -99,19 +103,19 @@ class Inbox:
             self._receivers[receiver.name] = dict(sorted(receivers.items()))
 
     def leave(self, receiver: Receiver) -> None:
-        """It waits no more."""
+        """Hand ``receiver`` no more signals."""
         self._receivers.get(receiver.name, {}).pop(receiver.order, None)
 
     def signals(self) -> list[SignalRow]:
-        """The signals that nobody has taken."""
+        """The signals that no call has taken."""
         return [signal for signals in self._signals.values() for signal in signals]
 
     def untaken(self) -> list[str]:
-        """The names of the signals that nobody has taken, one for each."""
+        """The names of the signals that no call has taken, one for each signal."""
         return [name for name, signals in self._signals.items() for _ in signals]
 
     def receivers(self, name: str) -> Iterable[Receiver]:
-        """Who waits for a signal of that name, the earliest call first."""
+        """The calls that wait for a signal of that name, the earliest first."""
         return self._receivers.get(name, {}).values()
 
     def _offer(self, signal: SignalRow) -> None:

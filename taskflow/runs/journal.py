@@ -1,4 +1,4 @@
-"""Group commit: what is ready at the same moment is written in one trip to the store.
+"""`Journal`: group commit. Writes that are ready at the same moment go to the store in one trip.
 
 The journal belongs to the runtime, never to a caller, so that no cancellation can reach a commit.
 Callers hand in what is to be written with a promise, and wait for that.
@@ -34,7 +34,7 @@ MAX_BACKLOG_BYTES: Final = 8 * 1024 * 1024
 
 
 class _Group:
-    """What is committed together: a batch, and for each of its writes who waits for it."""
+    """What is committed together: a batch, and the promise of each of its writes."""
 
     __slots__ = ("batch", "checkpoints", "claims", "ends", "signals", "size")
 
@@ -83,7 +83,7 @@ class _Group:
             yield single
 
     def waiters(self) -> Iterator[tuple[RunKey | None, Promise]]:
-        """Everybody who waits, and the run that it is about (none for a claim or a signal)."""
+        """All promises, each with its run's key (None for a claim or a signal)."""
         yield from self.checkpoints
         for write, promise in self.ends:
             yield write.key, promise
@@ -94,25 +94,25 @@ class _Group:
 
 
 class Journal:
-    """The one writer of a runtime: everything is committed in the order in which it was put."""
+    """The one writer of a runtime: it commits in the order in which writes were handed in."""
 
     def __init__(self, store: Store, loop: Loop, feeds: Feeds | None = None) -> None:
         self._store = store
         self._loop = loop
-        self._feeds = feeds  # of those who are told what is durable
+        self._feeds = feeds  # whose listeners are told what is durable
         self._groups: deque[_Group] = deque()
         self._committing: _Group | None = None
         self._wake: Promise | None = None
         self._closing = False
         self._ended = Latch()
-        # Runs of which a write has failed: what came after it rests on it, and fails too.
+        # Runs of which a write has failed: later writes rest on it, and fail too.
         self._poisoned: set[tuple[int, int]] = set()
-        # Releases that failed: nobody executes these runs, so the next batch tries again.
+        # Releases that failed: no runtime executes these runs, so the next batch tries again.
         self._unreleased: list[Finish] = []
 
     @property
     def is_crowded(self) -> bool:
-        """Whether so much waits to be written that callers should wait for it."""
+        """Whether the backlog is so large that callers should wait for their commits."""
         groups = self._groups
         if len(groups) < 2:  # as nearly always
             return False
@@ -186,7 +186,7 @@ class Journal:
         return latch, answer
 
     def release_again(self) -> None:
-        """Try releases again that have failed, though nobody else has anything to write."""
+        """Try releases again that have failed, though there is nothing else to write."""
         if self._unreleased and not self._groups and not self._closing:
             self._open_group()
 
@@ -217,9 +217,9 @@ class Journal:
         await uninterrupted(self._ended)
 
     def abandon(self) -> None:
-        """What executes `run` has ended, by a SystemExit of a signal's handler for one.
+        """Break every promise: the task of `run` has ended, and nothing is written any more.
 
-        Nothing is written any more; whoever waits for a commit is told so.
+        A SystemExit that the handler of an OS signal raises ends it, for one.
         """
         self._ended.set_result()
         for group in (self._committing, *self._groups):
@@ -296,7 +296,7 @@ class Journal:
                 feed.committed(key, checkpoint, sequence)
 
     def _without_poisoned(self, group: _Group) -> _Group:
-        """Refuse what rests on a write that failed: such a run can only be released."""
+        """Refuse writes of runs of which a write has failed: such a run can only be released."""
         left = _Group()
         left.batch.cached = group.batch.cached
         left.batch.claims, left.claims = group.batch.claims, group.claims
@@ -322,7 +322,7 @@ class Journal:
         return StoreError(f"{self._store.where}: an earlier write of run {key.run_id!r} has failed")
 
     def _explained(self, error: Exception) -> StoreError:
-        """The error for one of several callers: a shared one would collect their tracebacks."""
+        """A copy of the error for each caller: a shared one would collect their tracebacks."""
         if not isinstance(error, StoreError):
             explained = StoreError(f"{self._store.where}: {error!r}")
             explained.__cause__ = error

@@ -80,6 +80,31 @@ class Occurrences:
             repeat = repeats[first] = Repeat(in_flight=int(is_executing))
         return repeat
 
+    def enter(
+        self, name: str, digest: bytes, first: bytes | None, executing: Container[str]
+    ) -> Repeat | None:
+        """Count a call that begins among its equals in flight; None where it has no equals.
+
+        ``first`` is the digest of the first of them, where this call is not that one.
+        """
+        if first is not None:
+            repeat: Repeat | None = self.repeat(name, first, executing)
+        else:
+            repeat = None if self.repeats is None else self.repeats.get(digest)
+        if repeat is not None:
+            repeat.in_flight += 1
+        return repeat
+
+    def leave(self, digest: bytes, first: bytes | None, repeat: Repeat | None) -> None:
+        """A call is in flight no more; ``repeat`` is what `enter` gave, if it was asked.
+
+        Its equals may have been made meanwhile.
+        """
+        if repeat is None and first is None and self.repeats is not None:
+            repeat = self.repeats.get(digest)
+        if repeat is not None:
+            repeat.in_flight -= 1
+
     def _latest(self, digest_of: Callable[[int], bytes]) -> int:
         """The number of the latest equal call that was made: they have no gaps."""
         made, beyond = 0, 1
