@@ -37,7 +37,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import anyio
@@ -62,7 +62,7 @@ from taskflow.wire import failures
 __all__ = ("TRANSITIONS", "Execution", "Keeper", "Registrar", "Sleep", "State")
 
 
-class State(Enum):
+class State(StrEnum):
     """Where an execution is."""
 
     CLAIMING = "claiming"  # the claim is made, or about to be
@@ -137,12 +137,14 @@ class Execution:
         "state",
         "status",
         "task",
+        "thread_id",
         "waiters",
         "workflow",
     )
 
     def __init__(self, claim: Claim, workflow: Workflow[..., Any, Any], keeper: Keeper) -> None:
         self.claim = claim
+        self.thread_id = claim.thread_id
         self.workflow = workflow
         self.waiters = Waiters(self)
         self.state = State.CLAIMING
@@ -157,11 +159,6 @@ class Execution:
         self.context.run(FRAME.set, None)
         self._keeper = keeper
         self._payload: bytes | None = None  # the recorded result that it has ended with
-
-    @property
-    def thread_id(self) -> str:
-        """The thread that the run is on."""
-        return self.claim.thread_id
 
     @property
     def run(self) -> Run | None:
@@ -326,10 +323,11 @@ class Execution:
             announce(self._keeper.feeds, self, RunStatus.SUCCESS, claimed.row.result)
             return None
         run = self._begin(round_, claimed)
-        ending = released(run)
         if self.state is State.EXECUTING:
             ending = await round_.execute(run, self.workflow, is_new=claimed.is_new)
             self._move(State.CONCLUDING)
+        else:
+            ending = released(run)
         is_automatic = self._keeper.registry.is_automatic(self)
         ending = await round_.conclude(run, ending, self.waiters, is_automatic=is_automatic)
         finish, pause = ending.finish, round_.pause
@@ -460,4 +458,4 @@ def announce(
 
 def impossible(state: State, to: State) -> RuntimeError:
     """The error of a transition that is not in the table: a defect of this package."""
-    return RuntimeError(f"internal error: an execution that is {state.value} cannot be {to.value}")
+    return RuntimeError(f"internal error: an execution that is {state} cannot be {to}")
