@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import copy_context
-from typing import Any
 
 import anyio
 
 from taskflow.calls.bodies import Attempted, execute_body
-from taskflow.calls.definitions import Definition
 from taskflow.loops.loop import Loop
-from taskflow.retry import first_match
+from taskflow.retry import first_match, retry_after
 from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.run import Run
 from taskflow.runs.writes import Outcome
@@ -79,7 +77,7 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
             if not _is_outcome(error, run, baseline):
                 raise
             ended_by, given_up = _blamed(error, run.serial)
-            delay = None if given_up else _delay_after(attempt, definition, error)
+            delay = None if given_up else _delay_after(attempt, call, run, error)
             if delay is None:
                 failure = failures.record(error, ended_by, given_up or bool(definition.policies))
                 return Outcome.failed(attempt, started, failure, error)
@@ -127,14 +125,15 @@ def _blamed(error: BaseException, serial: int) -> tuple[tuple[str, ...], bool]:
     return tuple(ids), any(mark.given_up for mark in marks)
 
 
-def _delay_after(
-    attempt: int, definition: Definition[..., Any, Any], error: BaseException
-) -> float | None:
+def _delay_after(attempt: int, call: Attempted, run: Run, error: BaseException) -> float | None:
     """Seconds until the next attempt; None where there is none."""
-    policy = first_match(definition.policies, error)
+    policies = call.definition.policies
+    if not policies:
+        return None
+    policy = first_match(policies, error, f"{call.definition.name} on thread {run.thread_id!r}")
     if policy is None or attempt >= policy.max_attempts:
         return None
-    return policy.drawn_delay_after(attempt)
+    return policy.drawn_delay_after(attempt, retry_after(error, run.scheduler.clock.now()))
 
 
 async def _take_back(
