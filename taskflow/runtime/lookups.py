@@ -36,7 +36,9 @@ async def run(service: Service, thread_id: str, run_id: str | None) -> RunRecord
     record = run_record(await run_row(service, thread_id, run_id))
     execution = service.registry.executing.get(thread_id)
     executing = None if execution is None else execution.run
-    if executing is not None and executing.run_id == record.run_id:
+    if executing is None or record.status != RunStatus.RUNNING:
+        return record  # a pause that is committed has its waits in the row
+    if executing.run_id == record.run_id:
         record = structs.replace(record, waits=list(executing.waiting.waits.values()))
     return record
 

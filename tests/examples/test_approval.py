@@ -194,7 +194,7 @@ def test_an_expense_outlives_a_kill_while_it_waits(
     here.kill()
 
     here = office()
-    assert here.asked(expense) == ["Ann"]
+    eventually(lambda: here.asked(expense) == ["Ann"])
     here.answer(expense, "Ann")
     assert here.decision(expense)["answer"]["by"] == "Ann"
     assert len(said("to Ann")) == 1
