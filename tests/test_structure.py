@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import structure
 
+PACKAGES = [module for module in structure.MODULES if module.is_package and module.name]
+
 
 @pytest.mark.parametrize("module", structure.MODULES, ids=lambda module: module.name or "taskflow")
 def test_imports_only_point_down(module: structure.Module) -> None:
@@ -22,6 +24,11 @@ def test_no_two_modules_import_each_other() -> None:
     assert structure.cycles() == []
 
 
+def test_a_module_can_be_read_at_once() -> None:
+    """None is longer than 600 lines."""
+    assert structure.too_long_modules() == []
+
+
 def test_most_modules_are_short() -> None:
     """Half of them are shorter than 200 lines."""
     assert structure.too_long_a_median() == []
@@ -30,3 +37,34 @@ def test_most_modules_are_short() -> None:
 def test_no_assert_holds_logic() -> None:
     """What ``python -O`` leaves out only tells type checkers what is known."""
     assert structure.asserts_with_logic() == []
+
+
+def test_a_function_fits_on_a_page() -> None:
+    """None is longer than 60 lines, with its docstring."""
+    assert structure.too_long_functions() == []
+
+
+def test_a_function_of_the_engine_takes_few_parameters() -> None:
+    """At most 8; the options of the public API are named in `structure.OPTIONS`."""
+    assert structure.too_many_parameters() == []
+
+
+def test_a_class_has_few_methods() -> None:
+    """At most 25, but for the faces in `structure.FACES`."""
+    assert structure.too_many_methods() == []
+
+
+def test_a_constructor_sets_few_attributes() -> None:
+    """At most 16: an object that needs more is several."""
+    assert structure.too_many_attributes() == []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_names_its_rooms(package: structure.Module) -> None:
+    """Its docstring has a line for each of its modules: it is the map of the folder."""
+    assert structure.unnamed_rooms(package) == []
+
+
+def test_a_package_holds_nothing_but_its_docstring() -> None:
+    """Each name is imported from its own module, but for those of `structure.INTERFACES`."""
+    assert structure.packages_that_hold_code() == []
