@@ -103,7 +103,7 @@ class Definition(Generic[P, R_co, T_co]):
         self.policies = options.policies()
         self.timeout = options.timeout
         self.cache = options.cache
-        self.durability = options.durability
+        self.durability: Durability | None = options.durability
         self.kind = _kind_of(fn, options.executor)
         self.is_bare = self.kind is BodyKind.COROUTINE and self.timeout is None
         self.binder = Binder(fn, self.name)
