@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Optional,
     ParamSpec,
     Protocol,
     TypedDict,
@@ -30,7 +31,7 @@ from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.run import Run
 from taskflow.wire.codec import Codec
 from taskflow.wire.identity import fingerprint
-from taskflow.wire.json import canonical_json, decode_plain
+from taskflow.wire.json import decode_plain
 from taskflow.wire.plain import exact_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
             fields[name] = given
         # The functional form takes any names.
         shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
-        return Codec(shape, f"the arguments of {self.name}()", of_parameters=True)
+        return Codec(shape, f"the arguments of {self.name}()", parameters=fields)
 
     def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a recorded input."""
@@ -109,7 +110,7 @@ class WorkflowCall(Call[T_co], Generic[T_co]):
         arguments = definition.binder.bind(args, kwargs)
         self.input, _ = definition.input_codec.round_trip(arguments)
         try:
-            canonical = canonical_json(arguments)
+            canonical = definition.input_codec.canonical(arguments)
         except Exception as error:  # sets have an order in it, and what they hold may have none
             raise SerializationError(
                 f"the arguments of {definition.name}() have no canonical form: {error}"
@@ -171,16 +172,24 @@ def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nob
     frame = FRAME.get()
     if frame is None:
         raise NotInRun("previous")
-    payload = frame.run.previous
-    if payload is None:
+    run = frame.run
+    read = Optional[type]  # noqa: UP045 - of any annotation
+    codec = run.reads = Codec(read, "the saved value", advice="read it with previous({})")
+    if run.saved is not None:  # before the type was known
+        _previous(codec, run.saved, f"this run on thread {run.thread_id!r} saves", type)
+    if run.previous is None:
         return None
+    told = f"the previous run on thread {run.thread_id!r} saved"
+    return _previous(codec, run.previous, told, type)  # type: ignore[no-any-return]
 
+
+def _previous(codec: Codec, payload: bytes, told: str, annotation: Any) -> Any:
     try:
-        return Codec(type, "what the previous run saved").decode(payload)  # type: ignore[no-any-return]
+        return codec.decode(payload)
     except SerializationError as error:
         raise SerializationError(
-            f"the previous run on thread {frame.run.thread_id!r} saved {payload[:200]!r}, which is "
-            f"no {type!r}: give previous() the type of what save() was given"
+            f"{told} {payload[:200]!r}, which is no {annotation!r}: give previous() the type of "
+            "what save() was given"
         ) from error
 
 
@@ -189,7 +198,8 @@ def save(value: object) -> None:
 
     It is kept when the run succeeds; the last value counts. Raises NotInRun outside of a run,
     RuntimeError in a task or a child workflow (which a rerun does not execute again), and
-    SerializationError where JSON cannot carry the value.
+    SerializationError where JSON cannot carry the value, or the type that this run gave to
+    `previous` would not read it back.
     """
     frame = FRAME.get()
     if frame is None:
@@ -204,7 +214,10 @@ def save(value: object) -> None:
             )
         )
 
-    frame.run.saved = exact_json(value, "the saved value")
+    codec = frame.run.reads
+    frame.run.saved = (
+        exact_json(value, "the saved value") if codec is None else codec.round_trip(value)[0]
+    )
 
 
 @overload

@@ -30,6 +30,7 @@ from taskflow.runs.writes import Writes
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Claimed, Durability
 from taskflow.stores.rows import RunKey
+from taskflow.wire.codec import Codec
 from taskflow.wire.identity import run_digest
 
 __all__ = ("Run", "RunServices")
@@ -59,6 +60,7 @@ class Run:
         self.row = row
         self.previous = claimed.previous
         self.saved: bytes | None = None  # for the thread's next run
+        self.reads: Codec | None = None  # what `previous` was asked for, and will be
         self.attempt = 1  # of the run's own body
         self.execution: object = None  # what executes it: an `Execution`, or None for a block
         self.names: dict[str, str] = {}  # of tasks and workflows: where their function is

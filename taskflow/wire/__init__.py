@@ -2,9 +2,12 @@
 
 In reading order:
 
-    json            JSON text: the one module that uses `msgspec.json`
     differences     whether two values are the same, and where they differ
+    models          annotations in which types of pydantic stand: read and written by pydantic
+    json            JSON text: the one module that uses `msgspec.json`
+    advice          what to do about a value that would not come back
     plain           values that JSON carries without an annotation
+    forms           how the values of one annotation are written and read: by which library
     codec           `Codec`: values of one annotation to bytes and back, or a clear error
     failures        exceptions to bytes and back, and the mark that ties one to its call
     pauses          the recorded form of a paused run

@@ -6,28 +6,25 @@ every rerun will see. A value that would not come back as it was is an error, ne
 
 from __future__ import annotations
 
-import enum
-import math
 import re
-from collections.abc import Mapping, Set
 from typing import Any, Final, Union, get_args, get_origin
-
-import msgspec
 
 from taskflow.errors import SerializationError
 from taskflow.loops.promises import room_for
-from taskflow.wire.differences import (
-    SCALARS,
-    are_same,
-    difference,
-    is_same_leaf,
-    is_told_by_marshal,
+from taskflow.wire.advice import (
+    TELL_APART,
+    UNAWAITED,
+    annotation_for,
+    is_unawaited,
+    short,
+    way_out,
 )
+from taskflow.wire.differences import SCALARS, are_same, difference
+from taskflow.wire.forms import Form, form_of, form_of_parameters
 from taskflow.wire.json import (
     NESTING_LIMIT,
-    decoder_for,
+    canonical_json,
     encode_plain,
-    is_readable,
     nesting,
 )
 
@@ -43,34 +40,30 @@ INT_DIGITS: Final = 4300
 class Codec:
     """Encodes and decodes the values of one annotation.
 
-    ``what`` names the values in errors. Raises SerializationError for an annotation whose values
-    cannot be read back.
+    ``what`` names the values in errors, and ``advice`` says where to write an annotation of theirs.
+    ``parameters``: the annotations by parameter, where the
+    values are the arguments of a call, and ``annotation`` is their TypedDict.
+
+    Raises SerializationError for an annotation whose values cannot be read back.
     """
 
-    def __init__(self, annotation: Any, what: str, *, of_parameters: bool = False) -> None:
+    def __init__(
+        self,
+        annotation: Any,
+        what: str,
+        *,
+        advice: str = "annotate it as -> {}",
+        parameters: dict[str, Any] | None = None,
+    ) -> None:
         self.annotation = annotation
         self._what = what
-        self._of_parameters = of_parameters  # values are arguments by parameter
+        self._told = advice
+        self._parameters = parameters
         self._scalars = _scalars_of(annotation)
-        annotation = Any if annotation is object else annotation
-        try:
-            types = _types_in(annotation)
-            self._decoder = decoder_for(annotation)
-        except FROM_ELSEWHERE:
-            raise
-        except Exception as error:  # of user code too
-            raise SerializationError(
-                f"{what} is annotated {_name(annotation)}, which cannot be read back from a "
-                f"record ({error}): annotate a type that msgspec decodes"
-            ) from error
-        self._is_told_by_marshal = all(map(is_told_by_marshal, types))
-        for each in types:
-            if isinstance(each, msgspec.inspect.CustomType) and not is_readable(each.cls):
-                raise SerializationError(
-                    f"{what} is annotated {_name(annotation)}, and {_name(each.cls)} cannot be "
-                    "read back from a record: return a Struct, a dataclass or builtin values "
-                    "instead"
-                )
+        form = self._form_of_parameters(parameters) if parameters is not None else None
+        self._form: Form = form or _form(annotation, what)
+        self._encode_value = self._form.encoders[0]
+        self._decode_value = self._form.decode
 
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """The recorded form of ``value``, and the value that is decoded from it.
@@ -88,17 +81,16 @@ class Codec:
                 "supported Python reads back: return a flatter value"
             )
         try:
-            decoded = self._decoder.decode(payload)
+            decoded = self._decode_value(payload)
         except FROM_ELSEWHERE:
             raise
         except Exception as error:  # of user code too, such as __post_init__
-            raise SerializationError(
-                f"{self._what} do not fit: {error!s}; {self._advice(value, str(error))}"
-                if self._of_parameters
-                else f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
-                f"{self._advice(value, '')}"
-            ) from error
-        if not are_same(value, decoded, by_marshal=self._is_told_by_marshal):
+            if (found := self._otherwise(value)) is not None:
+                return found
+            raise SerializationError(self._misfit(value, error)) from error
+        if not are_same(value, decoded, by_marshal=self._form.is_told_by_marshal):
+            if (found := self._otherwise(value)) is not None:
+                return found
             raise SerializationError(self._difference(value, decoded))
         return payload, decoded
 
@@ -108,7 +100,7 @@ class Codec:
         Raises SerializationError where the annotation has changed since, and it no longer fits.
         """
         try:
-            return self._decoder.decode(payload)
+            return self._decode_value(payload)
         except FROM_ELSEWHERE:
             raise
         except Exception as error:  # of user code too, such as __post_init__
@@ -118,9 +110,38 @@ class Codec:
                 "version=, or forget the record"
             ) from error
 
+    def canonical(self, value: Any) -> bytes:
+        """JSON whose keys and sets have an order that is the same in every process."""
+        return canonical_json(self._form.canonical(value))
+
+    def _form_of_parameters(self, parameters: dict[str, Any]) -> Form:
+        try:
+            return form_of_parameters(parameters, self.annotation)
+        except FROM_ELSEWHERE:
+            raise
+        except Exception as error:
+            of_call = self._what.removeprefix("the arguments ")
+            for name, annotation in parameters.items():
+                _form(annotation, f"the parameter {name} {of_call}")
+            raise _unreadable(self.annotation, self._what, error) from error
+
+    def _otherwise(self, value: Any) -> tuple[bytes, Any] | None:
+        """The same by another encoder of the form, if a value comes back from that alone."""
+        for encode in self._form.encoders[1:]:
+            try:
+                payload = encode(value)
+                decoded = self._decode_value(payload)
+                if nesting(payload) <= NESTING_LIMIT and difference(value, decoded) is None:
+                    return payload, decoded
+            except FROM_ELSEWHERE:
+                raise
+            except Exception:
+                continue
+        return None
+
     def _encode(self, value: Any) -> bytes:
         try:
-            return encode_plain(value)
+            return self._encode_value(value)
         except MemoryError:
             raise
         except RecursionError as error:
@@ -129,49 +150,84 @@ class Codec:
                 f"{self._what} holds itself, or is nested too deep for JSON"
             ) from error
         except Exception as error:  # of user code too
+            told = short(value)
             raise SerializationError(
-                f"{self._what} is {_short(value)}, which cannot be recorded as JSON: {error}; "
-                "use builtin values (keys of dicts are text or numbers), a Struct or a dataclass"
+                f"{self._what} is {told}, which cannot be recorded as JSON: {error}; "
+                + (
+                    UNAWAITED
+                    if is_unawaited(value)
+                    else "use builtin values (keys of dicts are text or numbers), a Struct or a "
+                    "dataclass"
+                )
             ) from error
+
+    def _misfit(self, value: Any, error: Exception) -> str:
+        if self._parameters is not None:
+            return f"{self._what} do not fit: {error}; {self._advice(value, str(error))}"
+        return (
+            f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
+            f"{self._advice(value)}"
+        )
 
     def _difference(self, value: Any, decoded: Any) -> str:
         where, before, after = difference(value, decoded) or ("", value, decoded)
-        reason = (
-            f"{self._what}{where and f', at {where},'} is {_short(before)} and would come back "
-            f"from its record as {_short(after)}"
+        return (
+            f"{self._what}{where and f', at {where},'} is {short(before)} and would come back "
+            f"from its record as {short(after)}: {self._advice(value, where, before, after)}"
         )
-        if not isinstance(before, float) and not is_same_leaf(before, before):
-            return f"{reason}: it does not equal itself; use None or text for it"
-        return f"{reason}: {self._advice(value, where)}"
 
-    def _advice(self, value: Any, where: str) -> str:
-        """The annotation to write; ``where`` leads to the parameter, where there are several."""
-        number = _not_finite(value)
-        if number is not None:
-            return f"JSON has no {number}; use None or text for it"
-        if not self._of_parameters:
-            return f"annotate it as -> {annotation_for(value)}"
-        named = re.search(r"\$\.(\w+)|^\['(\w+)'\]", where)
-        name = (named[1] or named[2]) if named else None
-        if name in value:
-            return f"annotate the parameter {name}: {annotation_for(value[name])}"
-        return "annotate the parameters with the types of what is passed"
+    def _advice(self, value: Any, where: str = "", *places: Any) -> str:
+        """The way out. ``where`` leads to the parameter, where there are several.
+
+        ``places``: what is there, and what it would come back as.
+        """
+        present, told = self.annotation, self._told
+        if self._parameters is not None:
+            named = re.search(r"\$\.(\w+)|^\['(\w+)'\]", where)
+            name = str(named[1] or named[2]) if named else None
+            if name is None or name not in value:
+                return "annotate the parameters with the types of what is passed"
+            present, value = self._parameters[name], value[name]
+            told = f"annotate the parameter {name}: {{}}"
+        before, after = places or (value, value)
+        annotation, reason = way_out(present, value, before, after, _comes_back)
+        return reason or told.format(annotation)
 
 
-def _not_finite(value: Any) -> float | None:
-    """The first NaN or infinity inside builtin containers: JSON has no form for it."""
-    pending = [value]
-    while pending:
-        each = pending.pop()
-        if isinstance(each, float):
-            if not math.isfinite(each):
-                return each
-        elif isinstance(each, Mapping):
-            pending.extend(each.values())
-            pending.extend(each)
-        elif isinstance(each, list | tuple | Set):
-            pending.extend(each)
-    return None
+def _form(annotation: Any, what: str) -> Form:
+    try:
+        return form_of(Any if annotation is object else annotation)
+    except FROM_ELSEWHERE:
+        raise
+    except Exception as error:  # of user code too
+        raise _unreadable(annotation, what, error) from error
+
+
+def _unreadable(annotation: Any, what: str, error: Exception) -> SerializationError:
+    text = str(error)
+    advice = (
+        TELL_APART
+        if "union" in text.lower()
+        else "annotate builtin values, a Struct, a dataclass or a model of pydantic"
+    )
+    return SerializationError(
+        f"{what} is annotated {_name(annotation)}, which cannot be read back from a record "
+        f"({text}): {advice}"
+    )
+
+
+def _comes_back(annotation: Any, value: Any) -> bool:
+    try:
+        form = form_of(annotation)
+    except Exception:
+        return False
+    for encode in form.encoders:
+        try:
+            if difference(value, form.decode(encode(value))) is None:
+                return True
+        except Exception:  # of user code too
+            continue
+    return False
 
 
 def _scalars_of(annotation: Any) -> frozenset[object]:
@@ -190,53 +246,5 @@ def _is_union(annotation: Any) -> bool:
     return origin is Union or getattr(origin, "__name__", "") == "UnionType"
 
 
-def _types_in(annotation: Any) -> list[msgspec.inspect.Type]:
-    """The type of ``annotation``, and all types inside it."""
-    inspect = msgspec.inspect
-    seen: dict[int, Any] = {}
-    pending: list[Any] = [inspect.type_info(annotation)]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, list | tuple):
-            pending.extend(node)
-        elif isinstance(node, inspect.Type | inspect.Field) and id(node) not in seen:
-            seen[id(node)] = node
-            pending.extend(getattr(node, name) for name in node.__struct_fields__)
-    return list(seen.values())
-
-
-def annotation_for(value: object, depth: int = 0) -> str:
-    """The annotation under which ``value`` would come back, for the advice in errors."""
-    kind = type(value)
-    if value is None:
-        return "None"
-    if depth > 3:
-        return "..."
-    if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return kind.__qualname__
-    if isinstance(value, tuple):
-        members = ", ".join(annotation_for(member, depth + 1) for member in value[:5])
-        return f"tuple[{members or '()'}{', ...' if len(value) > 5 else ''}]"
-    if isinstance(value, list | Set):
-        name = "list" if isinstance(value, list) else kind.__name__
-        inner = sorted({annotation_for(member, depth + 1) for member in list(value)[:20]})
-        return f"{name}[{' | '.join(inner)}]" if inner else name
-    if isinstance(value, Mapping):
-        keys = sorted({annotation_for(key, depth + 1) for key in list(value)[:20]})
-        values = sorted({annotation_for(item, depth + 1) for item in list(value.values())[:20]})
-        return f"dict[{' | '.join(keys)}, {' | '.join(values)}]" if keys else "dict"
-    if isinstance(value, enum.Enum) or kind.__module__ != "builtins":
-        return kind.__qualname__
-    return kind.__name__
-
-
 def _name(annotation: Any) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = "?"
-    return f"{text[:80]}{'…' if len(text) > 80 else ''} ({type(value).__qualname__})"

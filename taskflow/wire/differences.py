@@ -6,6 +6,7 @@ import dataclasses
 import marshal
 import sys
 from collections.abc import Set
+from datetime import datetime, time
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +17,7 @@ __all__ = (
     "are_same",
     "difference",
     "fields_of",
+    "has_fixed_zone",
     "is_pydantic",
     "is_same_leaf",
     "is_told_by_marshal",
@@ -129,9 +131,30 @@ def is_same_leaf(one: Any, other: Any) -> bool:
     try:
         if isinstance(one, Decimal):  # 1.0 equals 1.00, and 0 equals -0
             return bool(one == other) and one.as_tuple() == other.as_tuple()
-        # Equal times may differ in `fold`: the first and the second 02:30 of a night in autumn.
-        return bool(one == other) and getattr(one, "fold", 0) == getattr(other, "fold", 0)
+        if isinstance(one, datetime | time):
+            return _is_same_time(one, other)
+        return bool(one == other)
     except Exception:  # a signalling NaN, or an object that cannot be compared
+        return False
+
+
+def _is_same_time(one: Any, other: Any) -> bool:
+    """Whether two times are equal, also after an hour is added to both."""
+    if (one.tzinfo is None) != (other.tzinfo is None) or not has_fixed_zone(one):
+        return False
+    # Equal times may differ in `fold`: the first and the second 02:30 of a night in autumn.
+    return bool(one == other and one.fold == other.fold and one.utcoffset() == other.utcoffset())
+
+
+def has_fixed_zone(value: datetime | time) -> bool:
+    """Whether a time has no time zone, or one with the same offset at all times.
+
+    JSON carries an offset, and no other zone.
+    """
+    zone = value.tzinfo
+    try:
+        return zone is None or zone.utcoffset(None) is not None
+    except Exception:  # of a zone that needs to know when
         return False
 
 

@@ -7,21 +7,28 @@ writes identities: equal values give equal text in every process, and it is neve
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Set
 from typing import Any, Final
 
 import msgspec
 
 from taskflow.wire.differences import fields_of, is_pydantic
+from taskflow.wire.models import (
+    Adapter,
+    from_builtin,
+    mentions_models,
+    to_builtin,
+    to_exact_builtin,
+    to_telling_builtin,
+)
 
 __all__ = (
     "NESTING_LIMIT",
     "canonical_json",
     "decode_plain",
     "decoder_for",
+    "encode_exact",
     "encode_plain",
-    "is_readable",
     "json_schema",
     "nesting",
 )
@@ -33,14 +40,6 @@ NOT_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 
 
-def _to_builtin(value: Any) -> Any:
-    """The builtin form of an object whose type msgspec does not know: a pydantic model."""
-    if is_pydantic(type(value)):
-        # By alias, as it is read back.
-        return value.model_dump(mode="json", by_alias=True, round_trip=True)
-    raise NotImplementedError(f"JSON has no form for objects of type {type(value).__qualname__}")
-
-
 def _to_fields(value: Any) -> Any:
     """The canonical form of such an object, which must tell values apart and is not read back.
 
@@ -49,46 +48,31 @@ def _to_fields(value: Any) -> Any:
     """
     if is_pydantic(type(value)):
         return {name: getattr(value, name, None) for name in fields_of(value)}
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(value, pydantic.AnyUrl):
-        return str(value)
-    raise NotImplementedError(f"JSON has no form for objects of type {type(value).__qualname__}")
+    return to_telling_builtin(value)
 
 
-def _from_builtin(annotation: type, value: Any) -> Any:
-    """The object of a type that msgspec does not know: a pydantic model, or any object."""
-    if is_pydantic(annotation):
-        return annotation.model_validate(value)  # type: ignore[attr-defined]
-    if annotation is object:
-        return value
-    raise NotImplementedError(f"{annotation!r} cannot be read back from JSON")
-
-
-def is_readable(kind: type) -> bool:
-    """Whether `_from_builtin` makes objects of a type that msgspec does not know."""
-    return kind is object or is_pydantic(kind)
-
-
-_encoder = msgspec.json.Encoder(enc_hook=_to_builtin)
+_encoder = msgspec.json.Encoder(enc_hook=to_builtin)
 _sorting_encoder = msgspec.json.Encoder(enc_hook=_to_fields, order="sorted")
+_exact_encoder = msgspec.json.Encoder(enc_hook=to_exact_builtin)
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 encode_plain = _encoder.encode
+encode_exact = _exact_encoder.encode
 decode_plain = _decoder.decode
 
 
 def decoder_for(annotation: Any) -> msgspec.json.Decoder[Any]:
     """A decoder of the values of ``annotation``; raises where msgspec cannot read it back."""
-    return msgspec.json.Decoder(annotation, dec_hook=_from_builtin)
+    return msgspec.json.Decoder(annotation, dec_hook=from_builtin)
 
 
 def json_schema(annotation: Any) -> dict[str, Any] | None:
     """The JSON Schema of an annotation's values; ``None`` where it has none."""
-    if is_pydantic(annotation):
-        return annotation.model_json_schema()  # type: ignore[no-any-return]
     try:
+        if mentions_models(annotation):
+            return Adapter(annotation).json_schema()
         return msgspec.json.schema(annotation)
-    except (TypeError, NotImplementedError, RecursionError):
+    except Exception:  # of a type that has none, or of user code
         return None
 
 

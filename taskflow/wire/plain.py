@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
-from datetime import datetime, time, timedelta
+from datetime import datetime, time
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct
 
 from taskflow.errors import SerializationError
+from taskflow.wire.advice import reason_against
 from taskflow.wire.differences import SCALARS, are_same, difference, fields_of
-from taskflow.wire.json import NESTING_LIMIT, decode_plain, encode_plain, nesting
+from taskflow.wire.json import NESTING_LIMIT, decode_plain, encode_exact, encode_plain, nesting
 
 __all__ = ("check_exact", "exact_json", "is_plain")
 
@@ -32,7 +33,7 @@ def exact_json(value: Any, what: str) -> bytes:
     """
     try:
         check_exact(value)
-        payload = encode_plain(value)
+        payload = encode_exact(value)
         decode_plain(payload)
     except Exception as error:  # of user code too
         raise SerializationError(f"{what} cannot be written as JSON: {error}") from error
@@ -83,12 +84,8 @@ def check_exact(value: Any, depth: int = 1) -> None:
 
 
 def _check_time(value: datetime | time) -> None:
-    offset = value.utcoffset()
-    if offset is None:
-        if value.fold:
-            raise ValueError("JSON has no fold: give it a time zone")
-    elif offset % timedelta(minutes=1):
-        raise ValueError(f"JSON has no time zone of {offset}, only of whole minutes")
+    if reason := reason_against(value):
+        raise ValueError(reason)
 
 
 def _check_private(value: Any) -> None:

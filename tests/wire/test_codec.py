@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import sys
+from collections import Counter
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
@@ -191,7 +192,8 @@ def test_what_is_refused_without_an_annotation_comes_back_with_one(value: Any) -
         ({1: "a"}, "-> dict[int, str]"),
         (b"x", "-> bytes"),
         ([{"a": (1,)}], "-> list[dict[str, tuple[int]]]"),
-        (ListOfMine([1]), "-> list[int]"),
+        (ListOfMine([1]), "use list(…)"),
+        (Counter("ab"), "use dict(…)"),
         (Page("a.org"), "-> Page"),
         (Order(1, set()), "-> Order"),
         (Point(1, "y"), "-> Point"),
