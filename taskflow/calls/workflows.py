@@ -173,7 +173,7 @@ def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nob
     if frame is None:
         raise NotInRun("previous")
     run = frame.run
-    read = Optional[type]  # noqa: UP045 - of any annotation
+    read: Any = Optional[type]  # noqa: UP045 - of any annotation
     codec = run.reads = Codec(read, "the saved value", advice="read it with previous({})")
     if run.saved is not None:  # before the type was known
         _previous(codec, run.saved, f"this run on thread {run.thread_id!r} saves", type)

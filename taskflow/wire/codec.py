@@ -24,7 +24,6 @@ from taskflow.wire.forms import Form, form_of, form_of_parameters
 from taskflow.wire.json import (
     NESTING_LIMIT,
     canonical_json,
-    encode_plain,
     nesting,
 )
 
