@@ -22,6 +22,7 @@ from taskflow.runs.frame import Frame
 from taskflow.runs.notices import Notices
 from taskflow.runs.progress import Progress
 from taskflow.stores.base import BLOCK_RUN_ID
+from taskflow.stores.checksums import run_checksum
 from taskflow.stores.rows import RunRow
 
 __all__ = ("Activity", "Counts", "Executing", "Gate", "Held", "again")
@@ -90,11 +91,13 @@ class Activity:
         "interrupt",
         "is_open",
         "row",
+        "seed",
         "unwinding",
     )
 
     def __init__(self, row: RunRow, scheduler: Scheduler, notices: Notices) -> None:
         self.row = row
+        self.seed = run_checksum(row.thread_id, row.run_id)  # of the checksums of its rows
         self.counts = Counts()
         self.executing: dict[str, Executing] = {}  # by their ids
         self.gate: Gate | None = None

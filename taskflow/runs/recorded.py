@@ -14,7 +14,7 @@ from typing import Final
 from taskflow.runs.activity import Activity
 from taskflow.runs.feeds import Feeds
 from taskflow.stores.base import Store
-from taskflow.stores.checksums import COVERED, checkpoint_checksum, covered_signal, run_checksum
+from taskflow.stores.checksums import COVERED, checkpoint_checksum, covered_signal
 from taskflow.stores.kinds import EMIT, ERROR, WAIT
 from taskflow.stores.rows import Checkpoint, Recorded
 
@@ -48,7 +48,7 @@ class RecordedOutcomes:
         self._order = count(2**62)  # of what is kept here: after everything that was loaded
         self._activity = activity
         self._feeds = feeds
-        self._seed = run_checksum(activity.row.thread_id, activity.row.run_id)
+        self._seed = activity.seed
 
     async def load(self, store: Store) -> tuple[dict[str, Recorded], set[str]]:
         """Read what is recorded of the run. Raises StoreError.

@@ -20,7 +20,6 @@ from taskflow.runs.activity import Activity
 from taskflow.runs.inbox import Inbox
 from taskflow.stores.base import Store
 from taskflow.stores.batches import Claimed, Sent, Signal
-from taskflow.stores.checksums import run_checksum
 from taskflow.stores.rows import SignalRow
 
 __all__ = ("Signals",)
@@ -40,7 +39,7 @@ class Signals:
         self._activity = activity
         self._store = store
         self._loop = loop
-        self._seed = run_checksum(claimed.row.thread_id, claimed.row.run_id)
+        self._seed = activity.seed
         self._looking: object = None  # the task that does
         self._looks = 0  # lookups that are under way
 

@@ -68,9 +68,11 @@ class Waiting:
         self.waits: dict[str, Wait] = {}  # that are open, by the id of their call
         self.pause: Callable[[], None] | None = None  # None: the run waits where it is
         self.pause_before = pause_before  # what the run was paused with until now
-        self.attempts = decode_attempts(pause_before)  # that the pause has cut off
-        # When waits began that were open as the run was paused.
-        self.since = {each.task_id: each.since for each in decode_waits(pause_before)}
+        self.attempts: dict[str, int] = {}  # that the pause has cut off
+        self.since: dict[str, float] = {}  # when waits began that were open as the run was paused
+        if pause_before is not None:
+            self.attempts = decode_attempts(pause_before)
+            self.since = {each.task_id: each.since for each in decode_waits(pause_before)}
         self._deadlines: dict[str, Recorded] = {}  # by the id of their row
         self._activity = activity
         self._signals = signals

@@ -18,7 +18,7 @@ from taskflow.loops.scheduler import Scheduler
 from taskflow.runs.activity import Activity
 from taskflow.runs.journal import Journal
 from taskflow.stores.batches import Durability
-from taskflow.stores.checksums import checkpoint_checksum, details_checksum, run_checksum
+from taskflow.stores.checksums import checkpoint_checksum, details_checksum
 from taskflow.stores.kinds import EMIT, ERROR, RESULT, WAIT, wait_id
 from taskflow.stores.rows import CacheEntry, Checkpoint
 from taskflow.wire.failures import Failure
@@ -74,9 +74,10 @@ class Writes:
     def __init__(
         self, activity: Activity, scheduler: Scheduler, journal: Journal, durability: Durability
     ) -> None:
-        row = activity.row
-        self.key = row.key  # the run's identity and epoch, which every commit is checked against
-        self._seed = run_checksum(row.thread_id, row.run_id)
+        self.key = (
+            activity.row.key
+        )  # the run's identity and epoch, which every commit is checked against
+        self._seed = activity.seed
         self._activity = activity
         self._clock = scheduler.clock
         self._loop = scheduler.loop
