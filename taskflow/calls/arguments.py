@@ -19,15 +19,16 @@ def have_changed(
     definition: Definition[..., Any, Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    canonical: bytes | None,
+    told_by: bytes,
 ) -> bool:
-    """Whether arguments are not any more what an identity was taken from, as canonical JSON."""
+    """Whether arguments are not any more what an identity was taken from: their JSON and types."""
     if are_immutable(args) and are_immutable(kwargs.values()):
         return False
 
     try:
         arguments = definition.binder.bind(args, kwargs)
-        return canonical_arguments(arguments, definition.name)[0] != canonical
+        name, variadic = definition.name, definition.binder.variadic
+        return b"".join(canonical_arguments(arguments, name, variadic)) != told_by
     except SerializationError:
         return True
 

@@ -16,7 +16,7 @@ from taskflow.runs.frame import Frame
 from taskflow.runs.occurrences import Occurrences
 from taskflow.runs.run import Run
 from taskflow.wire.digests import DIGEST_SIZE
-from taskflow.wire.identity import canonical_arguments, key_json
+from taskflow.wire.identity import canonical_arguments, key_json, outer_types
 
 __all__ = ("Identity", "identify")
 
@@ -40,6 +40,7 @@ def identify(
     TypeError for those that the function does not take.
     """
     name = definition.name
+    known_by = b""  # in place of `told_by`, in a run that was begun by 0.3
     if frame.run.names.get(name) is not definition.where:
         frame.run.claim_name(name, definition.where)
     if canonical is not None:
@@ -50,7 +51,9 @@ def identify(
         binder = definition.binder
         canonical, types = canonical_arguments(binder.bind(args, kwargs), name, binder.variadic)
         told_by = canonical + types
-    part = frame.digest + definition.part + told_by
+        if types and not frame.run.recorded.tells_types_within:
+            known_by = canonical + outer_types(types)
+    part = frame.digest + definition.part + (known_by or told_by)
     digest = blake2b(part, digest_size=DIGEST_SIZE).digest()
     first = None
     made = frame.made

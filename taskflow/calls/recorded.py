@@ -248,14 +248,15 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         self, outcome: Outcome, cached: CacheEntry | None, tally: Tally | None
     ) -> Promise | None:
         """Hand the outcome in to be committed; what to await before anything may see it."""
-        frame, definition, canonical = self.frame, self.definition, self._canonical
+        frame, definition = self.frame, self.definition
         run = frame.run
         failed = outcome.failure is not None
         if failed and tally is not None:
             tally.failed.append(self.id)
         # The body of a workflow is given copies.
-        is_checked = canonical is not None and not definition.is_workflow
-        if is_checked and arguments.have_changed(definition, self.args, self.kwargs, canonical):
+        is_checked = self._canonical is not None and not definition.is_workflow
+        told_by = self._told_by
+        if is_checked and arguments.have_changed(definition, self.args, self.kwargs, told_by):
             run.notices.log_changed_arguments(definition.name)
         checkpoint = run.writes.checkpoint(
             self.id, frame.call_id, definition.name, self.shown_arguments(), outcome

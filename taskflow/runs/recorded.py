@@ -17,6 +17,7 @@ from taskflow.stores.base import Store
 from taskflow.stores.checksums import COVERED, checkpoint_checksum, covered_signal
 from taskflow.stores.kinds import EMIT, ERROR, WAIT
 from taskflow.stores.rows import Checkpoint, Recorded
+from taskflow.wire.identity import tells_types_within
 
 __all__ = ("RecordedOutcomes",)
 
@@ -37,11 +38,13 @@ class RecordedOutcomes:
         "_kept",
         "_order",
         "_seed",
+        "tells_types_within",
         "unasked",
     )
 
     def __init__(self, activity: Activity, feeds: Feeds) -> None:
         self.unasked: dict[str, Recorded] = {}  # by this execution, as yet
+        self.tells_types_within = tells_types_within(activity.row.input)  # in ids of calls
         self._kept: dict[str, Recorded] = {}  # for further attempts of bodies that asked for them
         self._failed: dict[str, int] = {}  # recorded failures, in the order of their commits
         self._executed: set[str] = set()  # calls that executed while something was unasked

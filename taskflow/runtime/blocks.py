@@ -21,6 +21,7 @@ from taskflow.stores.base import BLOCK_RUN_ID
 from taskflow.stores.batches import Claim, Claimed, Finish
 from taskflow.stores.rows import RunKey
 from taskflow.wire import failures
+from taskflow.wire.identity import marked_input
 
 __all__ = ("Block",)
 
@@ -91,7 +92,9 @@ class Block:
     async def _claim(self) -> Claimed:
         service, thread_id = self._service, self._thread_id
         now = service.clock.now()
-        claim = Claim(thread_id, BLOCK_RUN_ID, BLOCK_RUN_ID, "", b"{}", "", service.owner, now)
+        claim = Claim(
+            thread_id, BLOCK_RUN_ID, BLOCK_RUN_ID, "", marked_input(b"{}"), "", service.owner, now
+        )
         latch, answer = service.journal.claim(claim)
         try:
             await uninterrupted(latch)

@@ -35,7 +35,7 @@ from taskflow.runtime.subscriptions import Stream, Subscription
 from taskflow.runtime.watch import Watch
 from taskflow.stores.base import BLOCK_RUN_ID, Store
 from taskflow.stores.batches import Claim, Durability
-from taskflow.wire.identity import check_id, check_text
+from taskflow.wire.identity import check_id, check_text, marked_input
 
 __all__ = ("Runtime",)
 
@@ -464,7 +464,7 @@ class Runtime:
             run_id,
             os.urandom(8).hex(),
             call.definition.name,
-            call.input,
+            marked_input(call.input),
             call.fingerprint,
             service.owner,
             service.clock.now(),

@@ -217,7 +217,7 @@ def _check_workflow(latest: RunRow) -> None:
 
 
 def _shown(value: bytes) -> str:
-    return value.decode()[:500]
+    return value.decode().rstrip()[:500]
 
 
 def check_idle(latest: RunRow | None, owner: str | None, is_gone: Callable[[str], bool]) -> None:

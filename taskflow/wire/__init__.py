@@ -11,6 +11,7 @@ In reading order:
     codec           `Codec`: values of one annotation to bytes and back, or a clear error
     failures        exceptions to bytes and back, and the mark that ties one to its call
     pauses          the recorded form of a paused run
+    types           the types inside a value that its JSON does not show
     identity        arguments, keys and ids: what makes two calls the same call
     digests         a compact set of digests
 

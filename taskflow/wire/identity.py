@@ -1,8 +1,8 @@
 """Ids: only this module decides what a task id is.
 
 A task id is ``name:`` and the hex of a 128-bit BLAKE2b digest over the parent's digest, the task's
-name and version, the arguments as canonical JSON (or the task's key), and the occurrence. A line
-break, which none of the parts can contain, separates them.
+name and version, the arguments as canonical JSON with the types that it does not show (or the
+task's key), and the occurrence. A line break, which none of the parts can contain, separates them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from taskflow.errors import SerializationError
 from taskflow.wire.differences import SCALARS
 from taskflow.wire.json import canonical_json, encode_plain
 from taskflow.wire.plain import check_exact
+from taskflow.wire.types import JSON_TYPES, types_within
 
 __all__ = (
     "MAX_ID_BYTES",
@@ -30,16 +31,16 @@ __all__ = (
     "idempotency_key",
     "is_text",
     "key_json",
+    "marked_input",
     "name_part",
+    "outer_types",
     "run_digest",
     "signal_id",
+    "tells_types_within",
     "where_of",
 )
 
 MAX_ID_BYTES: Final = 512
-
-# Types that can be told from their JSON.
-JSON_TYPES: Final = frozenset({type(None), bool, int, float, str, list, dict})
 
 
 def check_id(value: object, what: str) -> str:
@@ -181,19 +182,25 @@ def canonical_arguments(
 ) -> tuple[bytes, bytes]:
     """Arguments as canonical JSON with sorted keys, and the types that JSON does not show.
 
-    ``variadic`` names the parameters (``*args``, ``**kwargs``) that hold several arguments.
+    The types are a JSON object of those of the arguments themselves and, after a line break, a JSON
+    array of those inside of them (`types_within`); each is left out where it is empty. ``variadic``
+    names the parameters (``*args``, ``**kwargs``) that hold several arguments.
 
     Raises SerializationError where canonical JSON cannot carry one.
     """
     types: dict[str, Any] | None = None
+    within: list[Any] | None = None
     for parameter, value in arguments.items():
         kind = type(value)
         if kind in SCALARS:
             continue
         try:
             check_exact(value)
+            found = types_within(value, parameter, levels=2 if parameter in variadic else 1)
         except Exception as error:  # of user code too
             raise _unfit(name, parameter, value, error) from error
+        if found:
+            within = [found] if within is None else [*within, found]
         if kind not in JSON_TYPES:
             types = {} if types is None else types
             types[parameter] = kind.__qualname__
@@ -202,7 +209,10 @@ def canonical_arguments(
             types[parameter] = of_members
     try:
         payload = canonical_json(arguments)
-        return payload, b"" if types is None else canonical_json(types)
+        shown = b"" if types is None else canonical_json(types)
+        if within is None:
+            return payload, shown
+        return payload, b"%b\n%b" % (shown, canonical_json(sorted(within)))
     except Exception as error:  # of user code too
         for parameter, value in arguments.items():
             try:
@@ -210,6 +220,27 @@ def canonical_arguments(
             except Exception as cause:
                 raise _unfit(name, parameter, value, cause) from cause
         raise _unfit(name, "*", arguments, error) from error
+
+
+def outer_types(types: bytes) -> bytes:
+    """Those of `canonical_arguments` without the types inside of the arguments."""
+    return types.partition(b"\n")[0]
+
+
+def marked_input(payload: bytes) -> bytes:
+    """The input of a run that is begun now, whose ids tell the types inside of arguments.
+
+    It ends in a space, which JSON ignores; that of a run which was begun by 0.3 does not.
+    """
+    return payload + b" "
+
+
+def tells_types_within(payload: bytes) -> bool:
+    """Whether the ids of a run with this input tell the types inside of arguments.
+
+    A run keeps the ids that it was begun with: else an upgrade would execute its calls again.
+    """
+    return payload.endswith(b" ")
 
 
 def are_immutable(arguments: Iterable[object]) -> bool:

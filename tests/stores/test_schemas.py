@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from processes import ENVIRONMENT
-from schemas import questions, shop
+from schemas import parcels, questions, shop
 from schemas.shop import chat, fulfil
 
 from taskflow import RunCancelled, RunPaused, Runtime
@@ -193,6 +193,27 @@ def test_two_processes_may_open_an_older_file_at_once(db: str) -> None:
     answers = [process.communicate(timeout=60) for process in processes]
 
     assert answers == [("11\n", "")] * 3
+
+
+@pytest.mark.parametrize("action", ["continue", "copy"])
+async def test_a_run_that_was_begun_by_0_3_keeps_its_ids(tmp_path: Path, action: str) -> None:
+    """Its ids tell no types inside of arguments: an upgrade executes nothing a second time."""
+    path = str(tmp_path / "parcels.db")
+    connection = sqlite3.connect(path)
+    connection.executescript(Path(parcels.__file__).with_name("parcels.0.3").read_text())
+    connection.close()
+    parcels.bodies.clear()
+
+    async with Runtime(path) as runtime:
+        thread_id = "sent"
+        if action == "copy":
+            await runtime.fork("sent", to="copy")
+            thread_id = "copy"
+        assert await runtime.run(parcels.send(), thread_id=thread_id) == [2, 2, 1]
+        async with runtime.thread("block"):
+            assert await parcels.charge(parcels.PARCELS) == 2
+
+    assert parcels.bodies == ["load"]  # whose own task was recorded
 
 
 async def test_a_file_of_a_newer_schema_is_refused_untouched(db: str) -> None:

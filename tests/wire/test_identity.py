@@ -7,9 +7,14 @@ import enum
 import os
 import subprocess
 import sys
+from collections import OrderedDict
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
+import attrs
 import msgspec
 import pydantic
 import pytest
@@ -48,6 +53,43 @@ class Login(pydantic.BaseModel):
 class Note(pydantic.BaseModel):
     tags: set[str] = set()
     hidden: int = pydantic.Field(0, exclude=True)
+
+
+class Email(pydantic.BaseModel):
+    to: str
+
+
+class Sms(pydantic.BaseModel):
+    to: str
+
+
+class Mood(enum.StrEnum):
+    GOOD = "good"
+
+
+@attrs.define
+class Parcel:
+    content: object
+
+
+@dataclasses.dataclass
+class Crate:
+    content: object
+
+
+class Box(msgspec.Struct, omit_defaults=True):
+    content: object
+    sizes: set[str] = set()
+    kind: Mood = Mood.GOOD
+
+
+class Bag(pydantic.BaseModel):
+    content: object
+
+
+class Pair(NamedTuple):
+    one: object
+    two: object = None
 
 
 def identity(*args: Any, fn: Any = None, **kwargs: Any) -> tuple[bytes, bytes]:
@@ -129,8 +171,125 @@ def test_defaults_that_were_not_passed_are_not_part_of_it() -> None:
     ids=repr,
 )
 def test_different_arguments_make_different_calls(one: object, other: object) -> None:
-    """By value, and by the type of a top-level argument."""
+    """By value, and by type."""
     assert identity(one) != identity(other)
+
+
+DAY = date(2024, 5, 17)
+# Two values of the same JSON.
+TWINS = [
+    (Email(to="ann"), Sms(to="ann")),
+    (Email(to="ann"), {"to": "ann"}),
+    (Order(1), Ticket(1)),
+    (DAY, "2024-05-17"),
+    (UUID(int=1), str(UUID(int=1))),
+    (Decimal("1.5"), "1.5"),
+    (b"x", "eA=="),
+    (Size.LARGE, "L"),
+    (Mood.GOOD, "good"),
+    ((1, 2), [1, 2]),
+    ({"a"}, ["a"]),
+    (frozenset({"a"}), {"a"}),
+    (Pair(1), (1, None)),
+    (OrderedDict(a=1), {"a": 1}),
+    ({Mood.GOOD: 1}, {"good": 1}),
+    ((DAY,), (DAY.isoformat(),)),
+]
+AROUND = [
+    lambda it: [it],
+    lambda it: [None, it, 2.0],
+    lambda it: (it,),
+    lambda it: {"a": it},
+    lambda it: {"a": {"b": [it]}},
+    Crate,
+    Parcel,
+    Box,
+    lambda it: Bag(content=it),
+    lambda it: [Crate([Box((it,))])],
+    Pair,
+    lambda it: OrderedDict(a=it),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), TWINS, ids=repr)
+@pytest.mark.parametrize("around", AROUND)
+def test_types_at_any_depth_make_different_calls(one: Any, other: Any, around: Any) -> None:
+    """What JSON writes alike is told apart by its type, wherever it stands in an argument."""
+
+    def several(*items: object, **named: object) -> None: ...
+
+    assert identity(around(one)) != identity(around(other))
+    assert identity(around(one)) == identity(around(one))
+    assert identity(around(one), fn=several) != identity(around(other), fn=several)
+    assert identity(x=around(one), fn=several) != identity(x=around(other), fn=several)
+
+
+def test_types_in_different_places_make_different_calls() -> None:
+    """Which of several members has the type is part of it, and so is how deep it stands."""
+    day, text = DAY, DAY.isoformat()
+    values = [
+        [day, text], [text, day], [day, day], [[day], text], {"a": day, "b": text},
+        {"a": text, "b": day}, {"a": {"b": day}, "b": text}, {"a": {"b": text}, "b": day},
+        Crate([day, text]), Crate([text, day]), [(day,), text], [[text], day], [(text,), day],
+    ]  # fmt: skip
+    assert len({identity(each) for each in values}) == len(values)
+    assert len({identity(x=day, y=[day]), identity(x=[day], y=day), identity(x=[day], y=text)}) == 3
+
+
+def test_the_members_of_a_set_tell_their_types() -> None:
+    """A set of dates is none of text, and one of pairs of dates is none of pairs of text."""
+    day, text = DAY, DAY.isoformat()
+    values: list[Any] = [
+        {day}, {text}, {day, text}, {(day, text)}, {(text, day)}, {(text, text)},
+        {(text, day), (day, text)}, {(day, day), (text, text)}, {(frozenset({day}), text)},
+    ]  # fmt: skip
+    assert len({identity(each) for each in values}) == len(values)
+    assert len({identity([each]) for each in values}) == len(values)
+
+
+def test_the_order_of_keys_members_and_fields_is_nothing() -> None:
+    """Where they hold such types, too."""
+    one, other = {"a": DAY, "b": (1,)}, {"b": (1,), "a": DAY}
+    again = dataclasses.make_dataclass("Made", ["one", "two"])(DAY, (1,))
+    turned = dataclasses.make_dataclass("Made", ["two", "one"])((1,), DAY)
+
+    assert identity([one]) == identity([other])
+    assert identity([again]) == identity([turned])
+
+
+def test_a_field_that_json_omits_is_nothing() -> None:
+    """A field with a default can be added to a class that omits defaults, and to one with UNSET."""
+    shorter = msgspec.defstruct("Box", [("content", object)], omit_defaults=True)
+    unset = msgspec.UNSET
+    marked = msgspec.defstruct(
+        "Box", [("content", object), ("note", str | msgspec.UnsetType, unset)]
+    )
+
+    assert identity([Box(DAY)]) == identity([shorter(DAY)]) == identity([marked(DAY)])
+    assert identity([Box(DAY, {"a"})]) != identity([Box(DAY)])
+
+
+@pytest.mark.parametrize(
+    ("value", "types"),
+    [
+        ([1, 2.5, None, True, "a", [], {"a": [{}]}], b""),
+        ({"a": {"b": [1]}}, b""),
+        (DAY, b'{"x":"date"}'),
+        ((1, "a"), b'{"x":"tuple"}'),
+        (Order(1), b'{"x":"Order"}'),
+        ({"a", "b"}, b'{"x":"set"}'),
+        ([DAY], b'\n[[0,"x","",1,0,"date"]]'),
+        (Crate([{"a": (DAY,)}]), b'{"x":"Crate"}\n[[0,"x","",1,"content","",2,0,"",3,"a","tuple",'
+         b'4,0,"date"]]'),
+        ({Mood.GOOD: 1}, b'\n[[0,"x","",1,["good","Mood"],""]]'),
+        ({(1, DAY)}, b'{"x":"set"}\n'
+         b'[[0,"x","",1,"[1,\\"2024-05-17\\"]",[0,"","tuple",1,1,"date"]]]'),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_form_of_types_is_fixed(value: object, types: bytes) -> None:
+    """Also the ids of 0.3, whose arguments have no types but their own."""
+    assert identity(value)[1] == types
 
 
 def test_the_order_of_a_set_is_nothing_in_any_process() -> None:
