@@ -65,15 +65,15 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
                 if frame.in_flight:
                     await activity.end_strays(frame)
                 call.body = None  # or the frames of a fan-out live for as long as its calls
-            if frame.is_cut_off and call.id is not None:
-                await activity.check_open(parent)  # what it made of that is no outcome
+            if frame.is_cut_off or frame.interruption is not None:
+                await _check_whole(call, frame, parent)
             payload, value = codec.round_trip(value)
-            return Outcome(attempt, started, payload, value)
+            return Outcome(attempt, started, payload, value, interruption=frame.interruption)
         except UNRECORDED:
             raise
         except BaseException as error:
-            if frame.is_cut_off and activity.unwinding and call.id is not None:
-                await activity.check_open(parent)
+            if frame.is_cut_off or frame.interruption is not None:
+                await _check_whole(call, frame, parent, has_failed=True)
             if not _is_outcome(error, run, baseline):
                 raise
             ended_by, given_up = _blamed(error, run.serial)
@@ -94,6 +94,19 @@ def _start(call: Attempted, frame: Frame[Run]) -> None:
     elif run.services.feeds.threads and (feed := run.feed) is not None:
         name = call.definition.name
         feed.task_started(run.run_id, call.id, frame.parent_id, name, frame.attempt)
+
+
+async def _check_whole(
+    call: Attempted, frame: Frame[Run], parent: Frame[Run], *, has_failed: bool = False
+) -> None:
+    """Raise the cancellation where the body was cancelled, and what it came to is no outcome.
+
+    What it has returned is one, unless a call of its own was cut off.
+    """
+    if frame.interruption is not None and (has_failed or frame.is_cut_off or call.id is None):
+        raise frame.interruption
+    if frame.is_cut_off and call.id is not None:
+        await parent.run.activity.check_open(parent)
 
 
 def _is_outcome(error: BaseException, run: Run, baseline: int) -> bool:

@@ -101,7 +101,7 @@ async def _untimed(call: Attempted, frame: Frame[Run]) -> Any:
         return await scheduler.stepped(items, context)
     if kind is BodyKind.THREAD:
         return await scheduler.threads.call(
-            context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.cancel
+            context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.interrupt
         )
     return await execute_in_process(definition, args, kwargs, context.run(current))
 

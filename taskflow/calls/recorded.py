@@ -151,7 +151,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         frame = self.frame
         run = frame.run
         activity = run.activity
-        if frame.is_cancelled or frame.has_ended or not activity.is_open:
+        if frame.interruption is not None or frame.has_ended or not activity.is_open:
             await activity.check_open(frame)
         if self.stake is not None:
             await self.stake.check(self.id, run.scheduler.loop)
@@ -179,9 +179,14 @@ class RecordedCall(Call[T_co], Generic[T_co]):
                 promise = self._put(outcome, None, tally)
                 if promise is not None:
                     await promise
+            if outcome.interruption is not None:
+                try:
+                    raise outcome.interruption
+                finally:
+                    outcome.interruption = None  # its traceback holds this frame
         except BaseException as error:
             self._give_up()
-            if activity.unwinding:
+            if activity.unwinding or body.interruption is not None:
                 body.is_cut_off = True
             if isinstance(error, StoreError | LeaseLost | RunCancelled):
                 activity.break_off(error)

@@ -6,6 +6,8 @@ anyio's threads would. Worker processes are anyio's.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import importlib
 import signal
@@ -18,7 +20,7 @@ from typing import Any
 import anyio
 
 from taskflow.loops.loop import Loop, outside
-from taskflow.loops.promises import Latch, uninterrupted
+from taskflow.loops.promises import Latch
 
 __all__ = ("WorkerThreads", "call_in_process")
 
@@ -37,15 +39,18 @@ class WorkerThreads:
         context: Context,
         fn: Callable[[], Any],
         timeout: float | None,
-        when_cancelled: Callable[[], None],
+        when_cancelled: Callable[[BaseException], None],
     ) -> Any:
         """Call ``fn`` in ``context`` in a worker thread, and return or raise its outcome.
 
-        A cancelled caller calls ``when_cancelled`` and waits for the thread to end. After
-        ``timeout`` seconds the thread is abandoned, and TimedOut raised.
+        A cancelled caller passes its cancellation to ``when_cancelled`` and waits for the thread to
+        end. What ``fn`` has returned by then is returned, and the caller is to raise the
+        cancellation later; if it has returned nothing, the cancellation is raised here. After
+        ``timeout`` seconds the thread is abandoned, and TimedOut raised, or the cancellation.
         """
         ended = Latch()
         outcome: list[Any] = []
+        cancellation: BaseException | None = None
 
         def work() -> None:
             try:
@@ -60,23 +65,24 @@ class WorkerThreads:
             with outside(), anyio.move_on_after(timeout) as scope:
                 try:
                     await ended.wait()
-                except BaseException:
-                    if not scope.cancel_called:
-                        when_cancelled()
-                        await uninterrupted(ended)
-                    raise
+                except BaseException as error:
+                    if scope.cancel_called:
+                        raise
+                    cancellation = error
+                    when_cancelled(error)
+                    await _done_or_late(ended, scope.deadline)
         finally:
             self._waited_for.discard(ended)
-        if not outcome:
-            raise TimedOut
-        succeeded, value = outcome
-        if succeeded:
-            return value
+            del when_cancelled  # it holds the cancellation, whose traceback holds this frame
         try:
-            raise value
+            if outcome and outcome[0]:
+                return outcome[1]
+            if cancellation is not None:
+                raise cancellation
+            raise outcome[1] if outcome else TimedOut
         finally:
             # Break the cycle: the traceback holds this frame, and this frame the exception.
-            del value
+            del cancellation
             outcome.clear()
 
     def abandon(self) -> None:
@@ -124,6 +130,16 @@ class WorkerThreads:
         except (anyio.RunFinishedError, RuntimeError):
             # The thread was abandoned, and the loop has ended meanwhile.
             queue.put(None)
+
+
+async def _done_or_late(latch: Latch, deadline: float) -> None:
+    """Wait for ``latch``, until ``deadline`` at most, however often this task is cancelled."""
+    while not latch.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            with anyio.CancelScope(shield=True, deadline=deadline) as scope:
+                await latch.settled()
+            if scope.cancelled_caught:
+                return
 
 
 class TimedOut(Exception):

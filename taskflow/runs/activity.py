@@ -224,7 +224,8 @@ class Activity:
     async def check_open(self, frame: Frame[Any]) -> None:
         """Raise what keeps a call from starting here: a failed commit, or a cancellation."""
         row = self.row
-        if self.unwinding or frame.is_cancelled:
+        if self.unwinding or frame.interruption is not None:
+            frame.is_cut_off = True
             await anyio.lowlevel.checkpoint_if_cancelled()
             if self._scheduler.loop.is_asyncio:
                 raise asyncio.CancelledError(f"run {row.run_id!r} is being unwound")

@@ -52,7 +52,7 @@ class Frame(Generic[R]):
         "has_ended",
         "holds_slot",
         "in_flight",
-        "is_cancelled",
+        "interruption",
         "is_cut_off",
         "is_task",
         "keeps",
@@ -86,8 +86,8 @@ class Frame(Generic[R]):
         self.in_flight = 0  # calls that this body waits for
         self.holds_slot = False
         self.has_ended = False
-        self.is_cancelled = False
-        self.is_cut_off = False  # a call awaited here was, as its run was unwound
+        self.interruption: BaseException | None = None  # the cancellation of a worker thread's body
+        self.is_cut_off = False  # a call awaited here was, as the body or its run was cancelled
         self.later: list[Callable[[], None]] | None = None  # to start with the next call
 
     def start_later(self, start: Callable[[], None]) -> None:
@@ -140,9 +140,13 @@ class Frame(Generic[R]):
             self.holds_slot = False
             self.run.scheduler.slots.give_back()
 
-    def cancel(self) -> None:
-        """Cancel the calls of a body that was cancelled while it executes in a worker thread."""
-        self.is_cancelled = True
+    def interrupt(self, cancellation: BaseException) -> None:
+        """Cancel the calls of a body that was cancelled while it executes in a worker thread.
+
+        The thread itself cannot be stopped. If the body completes, its outcome is recorded before
+        ``cancellation`` is raised.
+        """
+        self.interruption = cancellation
         for call in self.run.executing_in(self):
             call.cancel()
 

@@ -40,6 +40,7 @@ class Outcome(Struct):
     error: BaseException | None = None  # as the body raised it
     kind: str = RESULT
     signal: str | None = None  # the id of the one that it has taken
+    interruption: BaseException | None = None  # to be raised once the outcome is recorded
 
     @classmethod
     def failed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import subprocess
 import sys
 import threading
@@ -12,10 +14,11 @@ from itertools import count
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
-from anyio.lowlevel import checkpoint
-from kinds import on_asyncio
+from anyio.lowlevel import checkpoint, current_token
+from kinds import MakeStore, on_asyncio
 
 from taskflow import (
     MemoryStore,
@@ -634,6 +637,144 @@ async def test_cancellation_waits_for_a_worker_thread(runtime: Runtime) -> None:
         release.set()
 
     assert ended == ["thread", "run"]
+
+
+class Charge:
+    """A ``def`` task that is held while it executes, and how often it has executed."""
+
+    def __init__(self) -> None:
+        self.bodies = 0
+        self.begun = anyio.Event()
+        self.release = threading.Event()
+        self._token = current_token()
+        self.task = task(self._charge, name="charge", key=lambda order: order)
+
+    def _charge(self, order: str) -> str:
+        self.bodies += 1
+        anyio.from_thread.run_sync(self.begun.set, token=self._token)
+        self.release.wait(20)
+        return f"receipt for {order}"
+
+    async def let_go(self) -> None:
+        """Let the body go on once the cancellation has reached the call."""
+        await anyio.wait_all_tasks_blocked()
+        self.release.set()
+
+
+@pytest.mark.parametrize("how", ["group", "map", "child"])
+async def test_a_def_body_that_completes_beside_a_failure_is_recorded(
+    runtime: Runtime, how: str
+) -> None:
+    """The sibling's failure cancels its caller; the charge was made, and is not made again."""
+    charge = Charge()
+    has_failed = anyio.Event()
+
+    @task
+    async def fail() -> None:
+        await charge.begun.wait()
+        if not has_failed.is_set():
+            has_failed.set()
+            raise LookupError
+
+    @workflow
+    def nested(order: str) -> str:
+        return charge._charge(order)
+
+    async def booked() -> None:
+        if how == "map":
+            results.extend(await charge.task.map(["A1"]))
+        else:
+            results.append(await (nested if how == "child" else charge.task)("A1"))
+
+    @workflow
+    async def order() -> list[str]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(booked)
+            group.start_soon(fail)
+        return results
+
+    results: list[str] = []
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await has_failed.wait()
+            await charge.let_go()
+
+        group.start_soon(watch)
+        with pytest.raises(ExceptionGroup):
+            await runtime.run(order(), thread_id="t")
+    assert await runtime.run(order(), thread_id="t") == ["receipt for A1"]
+    assert charge.bodies == 1
+
+
+@pytest.mark.parametrize("how", ["scope", "native", "closed"])
+async def test_a_def_body_that_completes_as_its_run_is_cut_off_is_recorded(
+    make_store: MakeStore, kind: str, how: str
+) -> None:
+    """A waiter that leaves, Ctrl-C (which asyncio makes a cancellation), a runtime that closes."""
+    if how == "native" and kind == "memory-trio":
+        pytest.skip("only asyncio cancels natively")
+    charge = Charge()
+
+    @workflow
+    async def order() -> str:
+        return await charge.task("A1")
+
+    async def cut_off() -> None:
+        async with Runtime(make_store()) as runtime:
+            if how == "closed":
+                await runtime.start(order(), thread_id="t")
+                await charge.begun.wait()
+            elif how == "native":
+                waiter = asyncio.create_task(runtime.run(order(), thread_id="t"))
+                await charge.begun.wait()
+                waiter.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await waiter
+            else:
+                async with anyio.create_task_group() as waiters:
+                    waiters.start_soon(functools.partial(runtime.run, order(), thread_id="t"))
+                    await charge.begun.wait()
+                    waiters.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cut_off)
+        await charge.begun.wait()
+        await charge.let_go()
+    async with Runtime(make_store()) as runtime:
+        assert await runtime.run(order(), thread_id="t") == "receipt for A1"
+    assert charge.bodies == 1
+
+
+async def test_a_def_body_whose_call_was_cut_off_has_not_completed(runtime: Runtime) -> None:
+    """What it makes of the cancellation is no outcome, and the next run executes it again."""
+    bodies: list[str] = []
+    begun = anyio.Event()
+
+    @task
+    async def endless() -> None:
+        if len(bodies) == 1:
+            begun.set()
+            await anyio.sleep_forever()
+
+    @task
+    def outer() -> str:
+        bodies.append("outer")
+        try:
+            endless().result()
+        except BaseException:
+            return "cut off"
+        return "whole"
+
+    @workflow
+    async def order() -> str:
+        return await outer()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(functools.partial(runtime.run, order(), thread_id="t"))
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert await runtime.run(order(), thread_id="t") == "whole"
 
 
 async def test_a_def_workflow_is_unwound_through_its_calls(runtime: Runtime) -> None:

@@ -6,7 +6,9 @@ import threading
 from contextvars import ContextVar, copy_context
 
 import anyio
+import anyio.from_thread
 import pytest
+from anyio.lowlevel import current_token
 
 from taskflow.loops.loop import current_loop
 from taskflow.loops.scheduler import Slots
@@ -21,7 +23,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def nothing() -> None:
+def nothing(cancellation: BaseException) -> None:
     pass
 
 
@@ -153,12 +155,54 @@ async def test_a_cancellation_waits_for_the_thread() -> None:
     def work() -> None:
         ended.append(asked.wait(5))
 
+    def ask(cancellation: BaseException) -> None:
+        asked.set()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(threads.call, copy_context(), work, None, asked.set)
+        group.start_soon(threads.call, copy_context(), work, None, ask)
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
 
     assert ended == [True]
+    threads.close()
+
+
+async def test_what_a_cancelled_thread_returns_is_not_lost() -> None:
+    """The call returns it, and passes the cancellation on to be raised later."""
+    threads = WorkerThreads(current_loop())
+    begun, asked = anyio.Event(), threading.Event()
+    token, passed, returned = current_token(), [], []
+
+    def work() -> bool:
+        anyio.from_thread.run_sync(begun.set, token=token)
+        return asked.wait(5)
+
+    def ask(cancellation: BaseException) -> None:
+        passed.append(cancellation)
+        asked.set()
+
+    async def call() -> None:
+        returned.append(await threads.call(copy_context(), work, None, ask))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await begun.wait()
+        group.cancel_scope.cancel()
+
+    assert returned == [True]
+    assert isinstance(passed[0], anyio.get_cancelled_exc_class())
+    threads.close()
+
+
+async def test_a_cancelled_thread_is_abandoned_at_its_limit() -> None:
+    """A cancellation waits for a thread no longer than its caller would have."""
+    threads = WorkerThreads(current_loop())
+    release = threading.Event()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await threads.call(copy_context(), release.wait, 0.01, nothing)
+    assert scope.cancelled_caught
+    release.set()
     threads.close()
 
 
