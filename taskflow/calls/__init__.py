@@ -3,6 +3,7 @@
 In reading order:
 
     definitions     what a task and a workflow have in common: a function and its options
+    wrappers        what may stand between a decorator and the function
     call            `Call`: one use of a task or workflow, to be awaited once
     identities      the identity of a call, taken when the call is made
     arguments       the arguments of a call, shown and compared

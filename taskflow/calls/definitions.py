@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
+from taskflow.calls.wrappers import check_wrappers
 from taskflow.errors import SerializationError
 from taskflow.retry import RetryPolicy
 from taskflow.runs.cache import CachePolicy
@@ -88,6 +89,7 @@ class Definition(Generic[P, R_co, T_co]):
     is_workflow = False
 
     def __init__(self, fn: Callable[P, R_co], options: Options = DEFAULT) -> None:
+        check_wrappers(fn)
         if not callable(fn):
             raise TypeError(f"a function is needed, got {fn!r}")
         self.fn = fn

@@ -12,6 +12,7 @@ from types import GenericAlias
 from typing import (
     TYPE_CHECKING,
     Any,
+    Concatenate,
     Generic,
     Optional,
     ParamSpec,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ("Workflow", "WorkflowCall", "WorkflowOptions", "previous", "save", "workflow")
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -57,10 +59,29 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
     """A workflow: calling it describes a run, or, inside another workflow, makes a child of it."""
 
     is_workflow = True
+    owner: type | None = None  # of a method: the class that it stands in
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[T_co]:
         """A call with these arguments. Raises SerializationError where one cannot be recorded."""
         return WorkflowCall(self, args, kwargs)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Workflow[P, R_co, T_co]: ...
+    @overload
+    def __get__(
+        self: Workflow[Concatenate[Any, Q], R_co, T_co], instance: object, owner: type
+    ) -> Workflow[Q, R_co, T_co]: ...
+    def __get__(self, instance: object, owner: type) -> Any:
+        """The workflow bound to the instance it was taken from, which is a part of its input."""
+        return self if instance is None else BoundWorkflow(self, instance)
+
+    @property
+    def unbound(self) -> Workflow[..., R_co, T_co]:
+        """The same without the object of a method."""
+        return self
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner = owner
 
     @functools.cached_property
     def input_codec(self) -> Codec:
@@ -69,6 +90,8 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         fields: dict[str, Any] = {}
         for name, parameter in self.binder.signature.parameters.items():
             given: Any = annotations.get(name, Any)
+            if self.owner is not None and not fields and name not in annotations:
+                given = self._checked_owner(self.owner)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 given = GenericAlias(tuple, (given, ...))
             elif parameter.kind is parameter.VAR_KEYWORD:
@@ -77,6 +100,18 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
         # The functional form takes any names.
         shape = TypedDict(f"{self.name} arguments", fields, total=False)  # type: ignore[misc]
         return Codec(shape, f"the arguments of {self.name}()", parameters=fields)
+
+    def _checked_owner(self, owner: type) -> type:
+        """The class of the objects that a method is called on."""
+        try:
+            Codec(owner, f"the object of {self.name}()")
+        except SerializationError as error:
+            raise SerializationError(
+                f"{self.name}() is a method, and the object that it is called on is recorded with "
+                f"its arguments: make {owner.__qualname__} a dataclass, a Struct or a model, or "
+                "make the workflow a function of what it needs from it"
+            ) from error
+        return owner
 
     def decode_input(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a recorded input."""
@@ -91,6 +126,23 @@ class Workflow(Definition[P, R_co, T_co], Generic[P, R_co, T_co]):
                 "input has one: continue the run with the code that began it, or give the new code "
                 "another name= or version="
             )
+
+
+class BoundWorkflow(Workflow[P, R_co, T_co]):
+    """The workflow of a method, with the instance that it was taken from."""
+
+    def __init__(self, workflow: Workflow[Any, R_co, T_co], instance: object) -> None:
+        self.__dict__.update(workflow.__dict__)
+        self._unbound = workflow
+        self._instance = instance
+        self.fn = functools.partial(workflow.fn, instance)
+
+    @property
+    def unbound(self) -> Workflow[..., R_co, T_co]:
+        return self._unbound
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[T_co]:
+        return self._unbound(self._instance, *args, **kwargs)
 
 
 class WorkflowCall(Call[T_co], Generic[T_co]):

@@ -90,7 +90,7 @@ class Runtime:
         if poll_interval <= 0:
             raise ValueError(f"poll_interval is a positive number of seconds, got {poll_interval}")
         self._store = _store(store)
-        self._workflows = {each.name: each for each in workflows}
+        self._workflows = {each.name: each.unbound for each in workflows}
         self._settings = Settings(
             max_concurrency,
             durability,
