@@ -263,8 +263,8 @@ class Shop:
     async def sell(self, order: str) -> str:
         return f"{self.name} sold {order}"
 
-    @task(name="Shop.open")
     @staticmethod
+    @task(name="Shop.open")
     def opens(hour: int) -> int:
         return hour
 
@@ -313,13 +313,13 @@ async def test_self_is_part_of_the_identity(runtime: Runtime) -> None:
 
 
 async def test_a_static_method_is_a_task(runtime: Runtime) -> None:
-    """A task around a staticmethod is called without an instance."""
+    """It is called without an instance, on the class or on an instance."""
 
     @workflow
     async def hours() -> int:
-        return await Shop.opens(9)
+        return await Shop.opens(9) + await Shop("north").opens(10)
 
-    assert await runtime.run(hours(), thread_id="t") == 9
+    assert await runtime.run(hours(), thread_id="t") == 19
 
 
 async def test_a_partial_is_a_task(runtime: Runtime) -> None:
