@@ -6,13 +6,10 @@ what ends the process, and what breaks the run off are no outcomes, and are rais
 
 from __future__ import annotations
 
-import asyncio
 from contextvars import copy_context
 
-import anyio
-
 from taskflow.calls.bodies import Attempted, execute_body
-from taskflow.loops.loop import Loop
+from taskflow.loops.cancellation import Uncancelled
 from taskflow.retry import first_match, retry_after
 from taskflow.runs.frame import FRAME, Frame
 from taskflow.runs.run import Run
@@ -37,7 +34,6 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
     codec = definition.codec  # an annotation that cannot be read is an error before the body
     is_task = not definition.is_workflow
     keeps = parent.keeps or bool(definition.policies)
-    baseline = scheduler.loop.cancel_requests()
     started = scheduler.clock.now()
     attempt = run.waiting.first_attempt(call.id) if run.waiting.attempts else 1
     while True:
@@ -74,8 +70,10 @@ async def attempt_all(call: Attempted, parent: Frame[Run]) -> Outcome:
         except BaseException as error:
             if frame.is_cut_off or frame.interruption is not None:
                 await _check_whole(call, frame, parent, has_failed=True)
-            if not _is_outcome(error, run, baseline):
+            if run.broken is not None or run.unwinding or not isinstance(error, Exception):
                 raise
+            if isinstance(error, Uncancelled):
+                error = error.original
             ended_by, given_up = _blamed(error, run.serial)
             delay = None if given_up else _delay_after(attempt, call, run, error)
             if delay is None:
@@ -107,28 +105,6 @@ async def _check_whole(
         raise frame.interruption
     if frame.is_cut_off and call.id is not None:
         await parent.run.activity.check_open(parent)
-
-
-def _is_outcome(error: BaseException, run: Run, baseline: int) -> bool:
-    """Whether the body has failed with ``error``, and not its surroundings.
-
-    ``baseline`` is how often this asyncio task had been cancelled when the call began.
-    """
-    loop = run.scheduler.loop
-    if run.broken is not None or run.unwinding or _is_cancellation(error, loop, baseline):
-        return False
-    if loop.cancel_requests() > baseline:
-        return False  # it failed at cleaning up after a cancellation
-    return isinstance(error, Exception | asyncio.CancelledError)
-
-
-def _is_cancellation(error: BaseException, loop: Loop, baseline: int) -> bool:
-    """Whether ``error`` comes from a cancellation of this task since ``baseline`` was taken."""
-    if isinstance(error, asyncio.CancelledError):
-        return loop.cancel_requests() > baseline
-    if isinstance(error, BaseExceptionGroup):
-        return not isinstance(error, Exception)
-    return isinstance(error, anyio.get_cancelled_exc_class())
 
 
 def _blamed(error: BaseException, serial: int) -> tuple[tuple[str, ...], bool]:

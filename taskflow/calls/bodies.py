@@ -6,6 +6,7 @@ Only this module decides where a body executes, and what its time limit covers.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable
 from contextvars import copy_context
@@ -16,6 +17,7 @@ import anyio
 from taskflow.calls.definitions import BodyKind, Definition
 from taskflow.calls.remote import execute_in_process
 from taskflow.errors import TaskTimeout
+from taskflow.loops.cancellation import Uncancelled, cancel_requests
 from taskflow.loops.workers import TimedOut
 from taskflow.runs.contests import Stake
 from taskflow.runs.frame import FRAME, Frame, current
@@ -82,8 +84,11 @@ async def _timed(call: Attempted, frame: Frame[Run], limit: float) -> Any:
         except TimedOut:
             pass
     else:
-        with frame.run.scheduler.loop.time_limit(limit):
-            return await _untimed(call, frame)
+        with frame.run.scheduler.loop.time_limit(limit) as time_limit:
+            value = await time_limit.watch(_untimed(call, frame))
+            if not time_limit.was_delivered:
+                return value
+            # It has swallowed its cancellation: what it returns after that is no result.
     raise TaskTimeout(call.definition.name, limit, anyio.current_time() - begun)
 
 
@@ -99,11 +104,17 @@ async def _untimed(call: Attempted, frame: Frame[Run]) -> Any:
     if kind is BodyKind.GENERATOR:
         items = _collect(fn(*args, **kwargs), call, frame)
         return await scheduler.stepped(items, context)
-    if kind is BodyKind.THREAD:
-        return await scheduler.threads.call(
-            context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.interrupt
-        )
-    return await execute_in_process(definition, args, kwargs, context.run(current))
+    requests = cancel_requests()
+    try:
+        if kind is BodyKind.THREAD:
+            return await scheduler.threads.call(
+                context, functools.partial(fn, *args, **kwargs), definition.timeout, frame.interrupt
+            )
+        return await execute_in_process(definition, args, kwargs, context.run(current))
+    except asyncio.CancelledError as error:
+        if cancel_requests() <= requests:
+            raise Uncancelled(error) from None
+        raise
 
 
 async def _collect(items: AsyncIterator[T], call: Attempted, frame: Frame[Run]) -> list[T]:

@@ -17,7 +17,15 @@ from typing import Any, Final
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-from taskflow.loops.cancellation import AsyncioGroup, CancelledOnce, Group, Interruptible, TrioGroup
+from taskflow.loops.cancellation import (
+    AsyncioGroup,
+    CancelledOnce,
+    Group,
+    Interruptible,
+    TimeLimit,
+    TrioGroup,
+    TrioTimeLimit,
+)
 from taskflow.loops.promises import Promise, TrioPromise
 
 __all__ = (
@@ -112,9 +120,9 @@ class Loop:
         """A block of the current task that other tasks may cancel."""
         return anyio.CancelScope()
 
-    def time_limit(self, seconds: float) -> AbstractContextManager[object]:
+    def time_limit(self, seconds: float) -> AbstractContextManager[TimeLimit]:
         """A block of the current task that is cancelled after ``seconds``."""
-        return anyio.move_on_after(seconds)
+        return TrioTimeLimit(seconds)
 
     def group(self) -> Group:
         """A new group of children."""
@@ -122,10 +130,6 @@ class Loop:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call ``callback`` after ``seconds``, if the loop still runs; on trio never."""
-
-    def cancel_requests(self) -> int:
-        """``Task.cancelling()`` of the current asyncio task; 0 on trio, which counts none."""
-        return 0
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> object:
         """Execute ``main`` as a background task in a copy of the context; it must not raise.
@@ -162,11 +166,11 @@ class AsyncioLoop(Loop):
         return CancelledOnce()
 
     @contextlib.contextmanager
-    def time_limit(self, seconds: float) -> Iterator[None]:
+    def time_limit(self, seconds: float) -> Iterator[TimeLimit]:
         with CancelledOnce() as scope:
             timer = self._loop.call_later(seconds, scope.cancel)
             try:
-                yield
+                yield scope
             finally:
                 timer.cancel()
 
@@ -175,10 +179,6 @@ class AsyncioLoop(Loop):
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(seconds, callback)
-
-    def cancel_requests(self) -> int:
-        task = asyncio.current_task(self._loop)
-        return 0 if task is None else task.cancelling()
 
     def spawn(self, main: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return self._loop.create_task(main())

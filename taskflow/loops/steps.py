@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
-from taskflow.loops.cancellation import notice_cancellation
+from taskflow.loops.cancellation import (
+    Thrown,
+    cancel_requests,
+    check_cancelled,
+    note_thrown,
+)
 
 __all__ = ("Stepped", "stepped")
 
@@ -22,18 +27,29 @@ class Stepped(Protocol):
 
 @types.coroutine
 def stepped(body: Coroutine[Any, Any, T], context: Context, /) -> Generator[Any, Any, T]:
-    """Execute ``body`` in this task, step by step, each step in ``context``."""
+    """Execute ``body`` in this task, step by step, each step in ``context``.
+
+    Raises `Uncancelled` where it ends in a CancelledError without having been cancelled.
+    """
     run = context.run
     step: Callable[..., Any] = body.send
     sent: Any = None
+    requests = cancel_requests()
+    thrown: Thrown | None = None
     while True:
         try:
             awaited = run(step, sent)
         except StopIteration as stop:
+            if thrown is not None:
+                thrown.end()
             return stop.value  # type: ignore[no-any-return]
-        except BaseException:
+        except BaseException as error:
             sent = None  # break the cycle: the traceback of an error thrown in holds this frame
+            if thrown is not None or not isinstance(error, Exception):
+                check_cancelled(error, thrown)
             raise
+        if thrown is not None:
+            thrown.wait()
         try:
             sent = yield awaited
             step = body.send
@@ -41,6 +57,6 @@ def stepped(body: Coroutine[Any, Any, T], context: Context, /) -> Generator[Any,
             run(body.close)
             raise
         except BaseException as error:
-            notice_cancellation(error)
+            thrown = note_thrown(error, thrown, requests)
             sent = error
             step = body.throw

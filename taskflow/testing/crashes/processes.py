@@ -16,7 +16,12 @@ from msgspec import structs
 
 from taskflow.calls.arguments import spelled_call
 from taskflow.calls.recorded import RecordedCall
-from taskflow.loops.cancellation import notice_cancellation
+from taskflow.loops.cancellation import (
+    Thrown,
+    cancel_requests,
+    check_cancelled,
+    note_thrown,
+)
 from taskflow.loops.promises import Latch
 from taskflow.records import RunStatus
 from taskflow.runs.frame import FRAME, Frame
@@ -106,6 +111,8 @@ class Process:
         call_id, index = frame.call_id or "", 0
         step: Callable[..., Any] = body.send
         sent: Any = None
+        requests = cancel_requests()
+        thrown: Thrown | None = None
         self._begin(call_id, frame, body)
         try:
             while True:
@@ -117,11 +124,17 @@ class Process:
                 try:
                     awaited = context.run(step, sent)
                 except StopIteration as stop:
+                    if thrown is not None:
+                        thrown.end()
                     yield from self._end(call_id).__await__()
                     return stop.value  # type: ignore[no-any-return]
-                except BaseException:
+                except BaseException as error:
                     sent = None  # an error that was thrown in: its traceback holds this frame
+                    if thrown is not None or not isinstance(error, Exception):
+                        check_cancelled(error, thrown)
                     raise
+                if thrown is not None:
+                    thrown.wait()
                 # Bodies around this one are suspended at the same await: it is counted once.
                 is_held = False
                 if not self._is_counted:
@@ -135,7 +148,7 @@ class Process:
                     context.run(body.close)
                     raise
                 except BaseException as error:
-                    notice_cancellation(error)
+                    thrown = note_thrown(error, thrown, requests)
                     sent, step = error, body.throw
         finally:
             self.bodies.pop(id(body), None)
