@@ -255,7 +255,7 @@ class _Pool:
         if self._sought:
             self._sought.discard(identity[0])
         if recorded.kind == RESULT:
-            self._results[position] = self._definition.codec.decode(recorded.payload)
+            self._results[position] = run.read(self._definition.codec, recorded.payload)
         else:
             RecordedCall(self._definition, frame, args, NO_KEYWORDS, identity).replay(recorded)
         return True

@@ -128,7 +128,7 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def replay(self, recorded: Recorded) -> T_co:
         """The recorded result; or raise the recorded failure."""
         if recorded.kind == RESULT:
-            return self.codec.decode(recorded.payload)  # type: ignore[no-any-return]
+            return self.frame.run.read(self.codec, recorded.payload)  # type: ignore[no-any-return]
         self._steps = USED
         raise _rebuilt(self, failures.Failure.parse(recorded.payload))
 
@@ -241,7 +241,9 @@ class RecordedCall(Call[T_co], Generic[T_co]):
         payload = await run.services.cache.find(definition.name, key, now())
         if payload is not None:
             try:
-                return Outcome(0, now(), payload, definition.codec.decode(payload)), None
+                value = definition.codec.decode(payload)
+                if not definition.codec.dropped_fields(payload, value):
+                    return Outcome(0, now(), payload, value), None
             except SerializationError:  # the annotation may have changed since
                 pass
         outcome = await self._attempt()

@@ -218,8 +218,8 @@ class ReceiveCall(WaitCall[T]):
                 run.signals.inbox.leave(self)
         if self._signal is None:
             return self._timed_out(started)
-        payload = self._signal.payload
-        value = self._codec.decode(payload)
+        # Fields that the sender has added are no part of what a rerun is given.
+        payload, value = self._codec.settled(self._signal.payload)
         return Outcome(1, started, payload, value, signal=self._signal.task_id)
 
     async def _wait_for_signal(self, started: float) -> None:

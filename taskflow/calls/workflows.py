@@ -228,16 +228,16 @@ def previous(type: type[T], /) -> T | None:  # noqa: A002 - positional only: nob
     read: Any = Optional[type]  # noqa: UP045 - of any annotation
     codec = run.reads = Codec(read, "the saved value", advice="read it with previous({})")
     if run.saved is not None:  # before the type was known
-        _previous(codec, run.saved, f"this run on thread {run.thread_id!r} saves", type)
+        _previous(run, codec, run.saved, f"this run on thread {run.thread_id!r} saves", type)
     if run.previous is None:
         return None
     told = f"the previous run on thread {run.thread_id!r} saved"
-    return _previous(codec, run.previous, told, type)  # type: ignore[no-any-return]
+    return _previous(run, codec, run.previous, told, type)  # type: ignore[no-any-return]
 
 
-def _previous(codec: Codec, payload: bytes, told: str, annotation: Any) -> Any:
+def _previous(run: Run, codec: Codec, payload: bytes, told: str, annotation: Any) -> Any:
     try:
-        return codec.decode(payload)
+        return run.read(codec, payload)
     except SerializationError as error:
         raise SerializationError(
             f"{told} {payload[:200]!r}, which is no {annotation!r}: give previous() the type of "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ("Notices",)
 
@@ -18,10 +18,12 @@ logger = logging.getLogger("taskflow")
 class Notices:
     """The notices of one run, each given once."""
 
-    __slots__ = ("_given", "_kept", "_thread_id")
+    __slots__ = ("_given", "_kept", "_thread_id", "dropped")
 
     def __init__(self, thread_id: str) -> None:
         self._thread_id = thread_id
+        # Recorded fields that are not known any more: None where they are told at once.
+        self.dropped: list[tuple[str, Mapping[str, Sequence[str]]]] | None = None
         self._given: set[str] = set()
         self._kept: list[str] = []  # until the end of the run
 

@@ -7,13 +7,14 @@ one event means to several of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from taskflow.errors import TaskNameConflict
+from taskflow.errors import HistoryMismatch, TaskNameConflict
 from taskflow.loops.scheduler import Scheduler
 from taskflow.runs.activity import Activity, Executing
 from taskflow.runs.cache import Cache
@@ -35,6 +36,8 @@ from taskflow.wire.identity import run_digest
 
 __all__ = ("Run", "RunServices")
 
+logger = logging.getLogger("taskflow")
+
 _serials: Final = count(1)
 
 
@@ -49,6 +52,34 @@ class RunServices(Struct, frozen=True):
     signal_types: SignalTypes  # that this process has met
     durability: Durability
     on_drift: Literal["log", "error"]
+    drifted: set[tuple[str, str]] = field(default_factory=set)  # fields by class, as they were told
+
+    def tell_dropped(
+        self, thread_id: str, run_id: str, what: str, fields: Mapping[str, Sequence[str]]
+    ) -> HistoryMismatch | None:
+        """Log fields of a record that its classes do not know: once for each class.
+
+        With ``on_drift="error"`` returns the error to raise instead.
+        """
+        shown = "; ".join(f"{name}: {', '.join(each)}" for name, each in fields.items())
+        told = f"{what} was recorded with fields that are not known any more ({shown})"
+        if self.on_drift == "error":
+            return HistoryMismatch(
+                thread_id,
+                f"{told} in run {run_id!r}: let the class have them again, give what has recorded "
+                'them a new version=, or leave them out with on_drift="log"',
+            )
+        new = {(name, one) for name, each in fields.items() for one in each} - self.drifted
+        if new:
+            self.drifted.update(new)
+            logger.warning(
+                "%s, in run %r on thread %r, and is used without them: let the class have them "
+                "again, or give what has recorded them a new version=",
+                told,
+                run_id,
+                thread_id,
+            )
+        return None
 
 
 class Run:
@@ -125,6 +156,27 @@ class Run:
             self.activity.gate = DriftGate(
                 self.activity, self.recorded, self.services.store, self.scheduler.loop
             )
+
+    def read(self, codec: Codec, payload: bytes) -> Any:
+        """The value of a recorded form.
+
+        Raises SerializationError where it does not fit the present annotation, and HistoryMismatch
+        where ``on_drift="error"`` and it has fields that the present classes do not know.
+        """
+        value = codec.decode(payload)
+        if codec.can_drop_fields and (fields := codec.dropped_fields(payload, value)):
+            self.tell_dropped(codec.what, fields)
+        return value
+
+    def tell_dropped(self, what: str, fields: Mapping[str, Sequence[str]]) -> None:
+        """Tell of recorded fields that are not known any more: once, or by HistoryMismatch."""
+        if self.notices.dropped is not None:
+            self.notices.dropped.append((what, fields))
+            return
+        error = self.services.tell_dropped(self.thread_id, self.run_id, what, fields)
+        if error is not None:
+            self.activity.break_off(error)
+            raise error
 
     def attach(
         self,

@@ -61,7 +61,7 @@ async def execute_body(run: Run, workflow: Workflow[..., Any, Any], max_takeover
         return Ending(Finish(run.key, RunStatus.ERROR, now(), error=recorded), error=error)
     if run.row.epoch > 1:  # another version of the code may have begun it
         workflow.check_parameters(run.row.input)
-    args, kwargs = workflow.decode_input(run.row.input)
+    args, kwargs = workflow.binder.unbind(run.read(workflow.input_codec, run.row.input))
     root = run.root()
     outcome = await attempt_all(RunBody(workflow, root.digest, args, kwargs), root)
     if outcome.failure is None:

@@ -51,7 +51,7 @@ from taskflow.records import RunStatus, Wait
 from taskflow.runs.activity import again
 from taskflow.runs.feeds import Feeds
 from taskflow.runs.frame import FRAME
-from taskflow.runs.run import Run
+from taskflow.runs.run import Run, RunServices
 from taskflow.runtime.conclusions import Cause, interrupted
 from taskflow.runtime.elsewhere import settle, waits_of
 from taskflow.runtime.rounds import Engine, Pause, Round, earliest, released
@@ -99,6 +99,8 @@ class Keeper(Engine, Protocol):
 
     @property
     def registry(self) -> Registrar: ...
+    @property
+    def shared(self) -> RunServices: ...
 
 
 class Sleep:
@@ -188,7 +190,15 @@ class Execution:
             self.error = again(error)  # the first who asks gets the error, the others get copies
             raise error
         assert self._payload is not None
-        return self.workflow.codec.decode(self._payload)
+        codec = self.workflow.codec
+        value = codec.decode(self._payload)
+        if fields := codec.dropped_fields(self._payload, value):
+            shared, run_id = self._keeper.shared, self.run_id or ""
+            if (
+                drift := shared.tell_dropped(self.thread_id, run_id, codec.what, fields)
+            ) is not None:
+                raise drift
+        return value
 
     async def paused_for(self) -> list[Wait]:
         """What a sleeping run waits for. Raises StoreError."""

@@ -7,6 +7,7 @@ In reading order:
     json            JSON text: the one module that uses `msgspec.json`
     advice          what to do about a value that would not come back
     plain           values that JSON carries without an annotation
+    unknown         fields of a record that today's classes do not know
     forms           how the values of one annotation are written and read: by which library
     codec           `Codec`: values of one annotation to bytes and back, or a clear error
     failures        exceptions to bytes and back, and the mark that ties one to its call

@@ -24,8 +24,10 @@ from taskflow.wire.forms import Form, form_of, form_of_parameters
 from taskflow.wire.json import (
     NESTING_LIMIT,
     canonical_json,
+    decode_plain,
     nesting,
 )
+from taskflow.wire.unknown import unknown_fields
 
 __all__ = ("Codec", "annotation_for")
 
@@ -55,7 +57,7 @@ class Codec:
         parameters: dict[str, Any] | None = None,
     ) -> None:
         self.annotation = annotation
-        self._what = what
+        self.what = what
         self._told = advice
         self._parameters = parameters
         self._scalars = _scalars_of(annotation)
@@ -63,6 +65,7 @@ class Codec:
         self._form: Form = form or _form(annotation, what)
         self._encode_value = self._form.encoders[0]
         self._decode_value = self._form.decode
+        self.can_drop_fields = self._form.can_drop_fields
 
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """The recorded form of ``value``, and the value that is decoded from it.
@@ -76,7 +79,7 @@ class Codec:
 
         if nesting(payload) > NESTING_LIMIT:
             raise SerializationError(
-                f"{self._what} is nested more than {NESTING_LIMIT} levels deep, more than every "
+                f"{self.what} is nested more than {NESTING_LIMIT} levels deep, more than every "
                 "supported Python reads back: return a flatter value"
             )
         try:
@@ -104,10 +107,40 @@ class Codec:
             raise
         except Exception as error:  # of user code too, such as __post_init__
             raise SerializationError(
-                f"{self._what} was recorded as {payload[:200]!r}, which does not fit its "
+                f"{self.what} was recorded as {payload[:200]!r}, which does not fit its "
                 f"present annotation {_name(self.annotation)}: {error}; give the task a new "
                 "version=, or forget the record"
             ) from error
+
+    def dropped_fields(self, payload: bytes, value: Any) -> dict[str, list[str]]:
+        """The fields in a recorded form that ``value``, decoded from it, has no place for.
+
+        By the class that does not know them: they were recorded when it had other fields.
+        """
+        if not self.can_drop_fields:
+            return {}
+        try:
+            again = self._encode_value(value)
+            if again == payload:
+                return {}
+            return unknown_fields(decode_plain(payload), decode_plain(again), value)
+        except FROM_ELSEWHERE:
+            raise
+        except Exception:  # of user code too: a value that is decoded, and not encoded again
+            return {}
+
+    def settled(self, payload: bytes) -> tuple[bytes, Any]:
+        """The value of JSON that somebody else has written, and the recorded form of that value.
+
+        Raises SerializationError where it does not fit the annotation.
+        """
+        value = self.decode(payload)
+        if self.dropped_fields(payload, value):
+            try:
+                return self.round_trip(value)
+            except SerializationError:  # what it was made from says more than what it makes
+                pass
+        return payload, value
 
     def canonical(self, value: Any) -> bytes:
         """JSON whose keys and sets have an order that is the same in every process."""
@@ -119,10 +152,10 @@ class Codec:
         except FROM_ELSEWHERE:
             raise
         except Exception as error:
-            of_call = self._what.removeprefix("the arguments ")
+            of_call = self.what.removeprefix("the arguments ")
             for name, annotation in parameters.items():
                 _form(annotation, f"the parameter {name} {of_call}")
-            raise _unreadable(self.annotation, self._what, error) from error
+            raise _unreadable(self.annotation, self.what, error) from error
 
     def _otherwise(self, value: Any) -> tuple[bytes, Any] | None:
         """The same by another encoder of the form, if a value comes back from that alone."""
@@ -146,12 +179,12 @@ class Codec:
         except RecursionError as error:
             room_for(NESTING_LIMIT)()  # raises if the stack was full, whatever the value is
             raise SerializationError(
-                f"{self._what} holds itself, or is nested too deep for JSON"
+                f"{self.what} holds itself, or is nested too deep for JSON"
             ) from error
         except Exception as error:  # of user code too
             told = short(value)
             raise SerializationError(
-                f"{self._what} is {told}, which cannot be recorded as JSON: {error}; "
+                f"{self.what} is {told}, which cannot be recorded as JSON: {error}; "
                 + (
                     UNAWAITED
                     if is_unawaited(value)
@@ -162,16 +195,16 @@ class Codec:
 
     def _misfit(self, value: Any, error: Exception) -> str:
         if self._parameters is not None:
-            return f"{self._what} do not fit: {error}; {self._advice(value, str(error))}"
+            return f"{self.what} do not fit: {error}; {self._advice(value, str(error))}"
         return (
-            f"{self._what} does not fit its annotation {_name(self.annotation)}: {error}; "
+            f"{self.what} does not fit its annotation {_name(self.annotation)}: {error}; "
             f"{self._advice(value)}"
         )
 
     def _difference(self, value: Any, decoded: Any) -> str:
         where, before, after = difference(value, decoded) or ("", value, decoded)
         return (
-            f"{self._what}{where and f', at {where},'} is {short(before)} and would come back "
+            f"{self.what}{where and f', at {where},'} is {short(before)} and would come back "
             f"from its record as {short(after)}: {self._advice(value, where, before, after)}"
         )
 

@@ -17,6 +17,7 @@ import msgspec
 from taskflow.wire.differences import fields_of, is_told_by_marshal
 from taskflow.wire.json import decode_plain, decoder_for, encode_plain
 from taskflow.wire.models import Adapter, is_readable, mentions_models
+from taskflow.wire.unknown import can_drop_fields
 
 __all__ = ("Form", "form_of", "form_of_parameters")
 
@@ -29,6 +30,7 @@ class Form:
     decode: Callable[[bytes], Any]
     canonical: Callable[[Any], Any]  # what the canonical JSON of a value is made from
     is_told_by_marshal: bool = False  # see `differences`
+    can_drop_fields: bool = True  # that a record has, and its classes have not
 
 
 def form_of(annotation: Any) -> Form:
@@ -66,6 +68,7 @@ def _by_msgspec(annotation: Any) -> Form:
         decode=decoder.decode,
         canonical=_with_private if has_private else _itself,
         is_told_by_marshal=all(map(is_told_by_marshal, types)),
+        can_drop_fields=any(map(can_drop_fields, types)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -37,12 +37,17 @@ class Comparison:
     """What was recorded of a run, beside what the present code makes of it."""
 
     def __init__(
-        self, recorded: RecordedRun, workflow: Workflow[..., Any, Any], findings: Findings
+        self,
+        recorded: RecordedRun,
+        workflow: Workflow[..., Any, Any],
+        findings: Findings,
+        dropped: Sequence[tuple[str, Mapping[str, Sequence[str]]]],
     ) -> None:
         self._row = recorded.row
         self._is_bare = not recorded.rows
         self._workflow = workflow
         self._findings = findings
+        self._dropped = list(dropped)
 
     def entry(
         self, outcome: Outcome | None, error: BaseException | None, saved: bytes | None
@@ -63,10 +68,12 @@ class Comparison:
         result = kept = None
         if error is None and outcome is not None:
             result = self._difference(row.result, outcome.payload, self._workflow.codec)
+            self._note_dropped_result()
             kept = self._difference(row.saved, saved, None)
         return _entry(
             row,
-            is_changed=bool(findings.new or ignores or result or kept or error),
+            is_changed=bool(findings.new or ignores or result or kept or error or self._dropped),
+            drops=self._drops(),
             executes=_paired(findings.new, ignores),
             ignores=ignores,
             result=result,
@@ -86,7 +93,7 @@ class Comparison:
         others = [each for each in waits if each.task_id not in known]
         again = [each for each in _paired(others, open_waits) if each.instead_of]
         asked_again = {each.task_id for each in again}
-        is_changed = bool(ignores or open_waits or error)
+        is_changed = bool(ignores or open_waits or error or self._dropped)
         return _entry(
             row,
             is_changed=is_changed,
@@ -94,9 +101,24 @@ class Comparison:
             ignores=[*ignores, *open_waits],
             goes_on_with=[] if is_changed else new,
             waits=[each for each in waits if each.task_id not in asked_again],
+            drops=self._drops(),
             error=error,
             note=note,
         )
+
+    def _note_dropped_result(self) -> None:
+        codec, payload = self._workflow.codec, self._row.result
+        if payload is not None and (found := codec.dropped_fields(payload, codec.decode(payload))):
+            self._dropped.append((codec.what, found))
+
+    def _drops(self) -> list[str]:
+        """The recorded fields that the present classes do not know, each once."""
+        told = (
+            f"{', '.join(fields)} of {name} ({what})"
+            for what, found in self._dropped
+            for name, fields in found.items()
+        )
+        return list(dict.fromkeys(told))
 
     def _has_ended_it(self, calls: list[NewCall]) -> bool:
         """Whether these are the calls whose failure has ended the run: it executes them again."""

@@ -100,7 +100,8 @@ class Rehearsal:
         if self._run is not None and self._run.broken is not None:
             error = self._run.broken
         findings = self._findings or self._found()
-        return Comparison(self._recorded, self._workflow, findings).entry(
+        dropped = [] if self._run is None else self._run.notices.dropped
+        return Comparison(self._recorded, self._workflow, findings, dropped or ()).entry(
             outcome, error, None if self._run is None else self._run.saved
         )
 
@@ -128,12 +129,14 @@ class Rehearsal:
         run = service.open_run(claimed)
         await run.load()
         run.activity.gate = self._hold
-        args, kwargs = self._workflow.decode_input(self.row.input)
+        run.notices.dropped = []
+        self._run = run
+        arguments = run.read(self._workflow.input_codec, self.row.input)
+        args, kwargs = self._workflow.binder.unbind(arguments)
         root = run.root()
         self._body = RunBody(self._workflow, root.digest, args, kwargs)
         interruptible = run.scheduler.loop.interruptible()
         run.attach(interruptible.cancel)
-        self._run = run
         outcome: Outcome | None = None
         try:
             with interruptible:

@@ -63,7 +63,8 @@ class RunReplay(Struct, frozen=True):
     execute or wait for next, which changes nothing that is recorded. ``result``, ``saved``: where a
     run that had succeeded comes to another value. ``error``: what keeps it from being continued, or
     what the workflow raises where it had not; type and message. ``note``: what else there is to
-    say, such as why it was skipped.
+    say, such as why it was skipped. ``drops``: recorded fields that the present classes do not
+    know, and that it would go on without.
     """
 
     thread_id: str
@@ -78,6 +79,7 @@ class RunReplay(Struct, frozen=True):
     saved: Difference | None = None
     error: str | None = None
     note: str = ""
+    drops: Sequence[str] = ()
 
     def __str__(self) -> str:
         return "\n".join([self._head, *self._details()])
@@ -100,6 +102,8 @@ class RunReplay(Struct, frozen=True):
             parts.append("would return another result")
         if self.saved is not None:
             parts.append("would save another value")
+        if self.drops:
+            parts.append(f"would leave out {', '.join(self.drops)}")
         if self.error is not None:
             parts.append(f"would end with {self.error.partition(':')[0]}")
         if self.goes_on_with:
@@ -130,6 +134,9 @@ class RunReplay(Struct, frozen=True):
                 else "  would not use what is recorded of:"
             )
             yield from _indented(map(_recorded, left), len(left))
+        if self.drops:
+            yield "  would leave out fields that are recorded:"
+            yield from _indented(self.drops, len(self.drops))
         for what, difference in (("return", self.result), ("save", self.saved)):
             if difference is not None:
                 yield f"  would {what} another value:"
@@ -237,6 +244,11 @@ def _hints(run: RunReplay) -> Iterator[str]:
                 f"{name} is recorded, and nothing that was imported has that name: a task that was "
                 f'renamed keeps its results with name="{name}"'
             )
+    if run.drops:
+        yield (
+            "a class has lost fields that are recorded: let it have them again, or give the task "
+            "that has recorded them a new version="
+        )
     if (run.result or run.saved) and not (run.executes or run.ignores):
         yield (
             "the workflow makes something else of the same results: what it computes from the time "
