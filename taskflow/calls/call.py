@@ -1,7 +1,7 @@
 """`Call`: one use of a task or workflow with its arguments, to be awaited once.
 
-Only this module decides how often a call may be awaited, and where. Nothing executes before it is
-awaited or scheduled.
+Only this module decides how often a call may be awaited, in which run and on which event loop.
+Nothing executes before it is awaited or scheduled.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from taskflow.loops.loop import outside
-from taskflow.runs.frame import FRAME
+from taskflow.runs.frame import FRAME, Frame
 
-__all__ = ("USED", "Call", "check_same_run")
+__all__ = ("USED", "Call", "check_loop", "check_same_run")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -38,6 +38,7 @@ class Call(Coroutine[Any, Any, T_co]):
     def __await__(self) -> Generator[Any, Any, T_co]:
         if self._steps is not None:
             raise self._used()
+        self._check_loop()
         self._steps = steps = self._execute()
         return steps
 
@@ -71,6 +72,12 @@ class Call(Coroutine[Any, Any, T_co]):
             self._steps = self._execute()
         if self._steps is not USED:
             self._steps.close()
+
+    def _check_loop(self) -> None:
+        if self.frame is None or self.frame.run.scheduler.loop.is_running_here():
+            return
+        self.close()
+        check_loop(self.id, self.frame)
 
     def _used(self) -> RuntimeError:
         return RuntimeError(f"{self.id} was awaited already: make another call to ask again")
@@ -113,6 +120,20 @@ class Call(Coroutine[Any, Any, T_co]):
                 stacklevel=2,
                 source=self,
             )
+
+
+def check_loop(what: str, frame: Frame[Any]) -> None:
+    """Raise RuntimeError in code of another event loop than that of the run, or of none.
+
+    What the call waits for would wake a task of the other loop, and never reach it.
+    """
+    if not frame.run.scheduler.loop.is_running_here():
+        raise RuntimeError(
+            f"{what} on thread {frame.run.thread_id!r} was awaited on another event loop than its "
+            "run's: asyncio.run(), anyio.run() and trio.run() start one of their own, and so do "
+            "loops in other threads. In a def body, wait for it with call.result(); elsewhere, "
+            "await it on the event loop of its runtime"
+        )
 
 
 def check_same_run(call: Call[Any]) -> None:

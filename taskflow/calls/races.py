@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import anyio.lowlevel
 
-from taskflow.calls.call import Call, check_same_run
+from taskflow.calls.call import Call, check_loop, check_same_run
 from taskflow.calls.recorded import RecordedCall
 from taskflow.calls.workflows import WorkflowCall
 from taskflow.errors import NotInRun
@@ -181,6 +181,7 @@ class AsCompleted(Generic[T]):
         if self._is_entered:
             raise RuntimeError("as_completed() is entered once: make another one to ask again")
         self._is_entered = True
+        check_loop("as_completed()", self._frame)
         await self._frame.run.activity.check_open(self._frame)
         recorded = self._arms.recall()
         self._recorded.extend(recorded)

@@ -101,8 +101,10 @@ class RecordedCall(Call[T_co], Generic[T_co]):
 
     def send(self, value: Any, /) -> Any:
         # A task that asyncio makes of a recorded call ends in its first step.
-        if self._steps is None and (recorded := self.recall()) is not None:
-            raise StopIteration(self.replay(recorded))
+        if self._steps is None:
+            self._check_loop()
+            if (recorded := self.recall()) is not None:
+                raise StopIteration(self.replay(recorded))
         return super().send(value)
 
     def _execute(self) -> Generator[Any, Any, T_co]:

@@ -97,6 +97,13 @@ class Loop:
 
     is_asyncio = False
 
+    def is_running_here(self) -> bool:
+        """Whether the present code is executed by this loop, and not by another one or by none."""
+        try:
+            return current_token() == self.token
+        except RuntimeError:
+            return False
+
     def promise(self) -> Promise:
         """A new promise for one waiter."""
         return TrioPromise()
@@ -150,6 +157,12 @@ class AsyncioLoop(Loop):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self.promise = self._loop.create_future  # type: ignore[method-assign]
+
+    def is_running_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def host(self) -> asyncio.Task[Any] | None:
         return asyncio.current_task(self._loop)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -51,6 +52,10 @@ class WorkerThreads:
         ended = Latch()
         outcome: list[Any] = []
         cancellation: BaseException | None = None
+
+        # anyio notes the running loop in the context: its run() would refuse to start another one.
+        if (sniffio := sys.modules.get("sniffio")) is not None:
+            context.run(sniffio.current_async_library_cvar.set, None)
 
         def work() -> None:
             try:

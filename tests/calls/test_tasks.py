@@ -9,7 +9,7 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any, Self
 
@@ -20,12 +20,16 @@ from kinds import on_asyncio
 from reruns import Crash, CrashOnce
 
 from taskflow import (
+    Call,
     MemoryStore,
     RetryPolicy,
     Runtime,
     TaskTimeout,
     Workflow,
+    as_completed,
     current,
+    race,
+    sleep,
     task,
     workflow,
 )
@@ -902,6 +906,115 @@ async def test_result_is_refused_on_the_loops_own_thread(runtime: Runtime) -> No
         await call
 
     await runtime.run(shop(), thread_id="t")
+
+
+async def _on_its_own(call: Call[Any]) -> Any:
+    return await call
+
+
+async def _of_as_completed(call: Call[Any]) -> Any:
+    async with as_completed(call) as results:
+        return [each async for each in results]
+
+
+async def _in_time(call: Call[Any]) -> Any:
+    return await asyncio.wait_for(call, 5)
+
+
+def _on_a_loop_in_another_thread(call: Call[Any]) -> Any:
+    async def put(loop: asyncio.AbstractEventLoop) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, loop))
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        return asyncio.run(put(loop))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+FOREIGN: dict[str, Callable[[Any], Any]] = {
+    "asyncio": lambda call: asyncio.run(call),
+    "inside": lambda call: asyncio.run(_on_its_own(call)),
+    "scheduled": lambda call: asyncio.run(_in_time(call)),
+    "anyio": lambda call: anyio.run(_on_its_own, call),
+    "trio": lambda call: anyio.run(_on_its_own, call, backend="trio"),
+    "thread": _on_a_loop_in_another_thread,
+    "as_completed": lambda call: asyncio.run(_of_as_completed(call)),
+    "map": lambda call: (call.close(), asyncio.run(double.map([1, 2]))),
+    "race": lambda call: asyncio.run(race(call)),
+    "sleep": lambda call: (call.close(), asyncio.run(sleep(1))),
+    "child": lambda call: (call.close(), asyncio.run(nothing_to_do())),
+}
+
+
+@workflow
+async def nothing_to_do() -> None:
+    pass
+
+
+@pytest.mark.parametrize("is_task", [True, False], ids=["task", "workflow"])
+@pytest.mark.parametrize("how", list(FOREIGN))
+async def test_a_call_on_a_foreign_loop_is_an_error_at_once(
+    runtime: Runtime, how: str, is_task: bool
+) -> None:
+    """A loop of the body's own can execute no call of the run: the error names result()."""
+
+    @task
+    def body() -> str:
+        with pytest.raises(RuntimeError, match=r"another event loop.*call\.result\(\)") as caught:
+            FOREIGN[how](double(4))
+        return str(caught.value)
+
+    @workflow
+    def direct() -> str:
+        return body.fn()
+
+    @workflow
+    async def through_a_task() -> str:
+        return await body()
+
+    shop = through_a_task if is_task else direct
+    assert "'t'" in await runtime.run(shop(), thread_id="t")
+    assert [each.name for each in await runtime.tasks("t")] == (["body"] if is_task else [])
+
+
+async def test_a_recorded_call_on_a_foreign_loop_is_an_error_too(runtime: Runtime) -> None:
+    """A rerun meets what the first run met."""
+    crash_once = CrashOnce()
+
+    @workflow
+    def shop() -> int:
+        double(4).result()
+        crash_once()
+        return asyncio.run(double(4))
+
+    with pytest.raises(Crash):
+        await runtime.run(shop(), thread_id="t")
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await runtime.run(shop(), thread_id="t")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+async def test_a_def_body_may_run_a_loop_of_its_own(runtime: Runtime, backend: str) -> None:
+    """For coroutines that are no calls."""
+
+    async def plain() -> int:
+        await checkpoint()
+        return 8
+
+    @task
+    def body() -> int:
+        return anyio.run(plain, backend=backend)
+
+    @workflow
+    async def shop() -> int:
+        return await body()
+
+    assert await runtime.run(shop(), thread_id="t") == 8
 
 
 async def test_a_variable_that_a_body_sets_stays_in_it(runtime: Runtime) -> None:
