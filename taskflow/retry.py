@@ -89,6 +89,9 @@ def answer_of(error: BaseException) -> Answer | None:
     It has a ``status_code`` (starlette, openai), its ``response`` has one (httpx, requests), or it
     has a ``status`` (aiohttp, urllib). None where it tells of no answer.
     """
+    recorded = _attribute(error, ANSWER)
+    if isinstance(recorded, Answer):
+        return recorded
     response = _attribute(error, "response")
     for holder, name in ((error, "status_code"), (response, "status_code"), (error, "status")):
         status = _attribute(holder, name)
@@ -96,9 +99,7 @@ def answer_of(error: BaseException) -> Answer | None:
             headers = (_attribute(each, "headers") for each in (response, error))
             values = (_header(each, "retry-after") for each in headers)
             return Answer(int(status), next((value for value in values if value), None))
-
-    recorded = _attribute(error, ANSWER)
-    return recorded if isinstance(recorded, Answer) else None
+    return None
 
 
 def retry_after(error: BaseException, now: float) -> float:

@@ -287,7 +287,7 @@ def _rebuilt(
     call: RecordedCall[Any], failure: failures.Failure, original: BaseException | None = None
 ) -> Exception:
     """The exception to raise: as every rerun will meet it, now with what led to it."""
-    error = failures.rebuild(failure)
+    error = failures.rebuild(failure, original)
     mark = failures.Mark(call.frame.run.serial, call.id, tuple(failure.ended_by), failure.given_up)
     failures.set_mark(error, mark)
     if original is not None:

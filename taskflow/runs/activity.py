@@ -24,6 +24,7 @@ from taskflow.runs.progress import Progress
 from taskflow.stores.base import BLOCK_RUN_ID
 from taskflow.stores.checksums import run_checksum
 from taskflow.stores.rows import RunRow
+from taskflow.wire import failures
 
 __all__ = ("Activity", "Counts", "Executing", "Gate", "Held", "again")
 
@@ -272,11 +273,4 @@ class Activity:
 
 def again(error: BaseException) -> BaseException:
     """A copy of an error that was raised before, to be raised by another caller."""
-    try:
-        copy = type(error).__new__(type(error), *error.args)
-        copy.args = error.args
-        copy.__dict__.update(error.__dict__)
-        copy.__cause__ = error.__cause__
-    except Exception:  # a class of the user's that cannot be copied
-        return error
-    return copy
+    return failures.copied(error)

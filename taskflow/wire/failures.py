@@ -1,33 +1,66 @@
 """Exceptions to bytes and back: a rerun raises the failure that the first run raised.
 
-An exception is recorded as its class, arguments, message and those attributes that JSON carries,
-and rebuilt without running its ``__init__``, which would garble messages or fail. Only classes that
-this process has imported are rebuilt: nothing named in a database is imported.
+An exception is recorded as its class, arguments, message, cause, and those attributes that have a
+recorded form (`taskflow.wire.attributes`). It is rebuilt without running its ``__init__``, which
+would garble messages or fail; a message that its class cannot make again is the recorded one. Only
+classes that this process has imported are rebuilt: nothing named in a database is imported.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
-from collections.abc import Iterator
-from types import MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from types import MethodDescriptorType
+from typing import Any, Final
 
 from msgspec import Struct, structs
 
 from taskflow.errors import TaskFailed
+from taskflow.retry import ANSWER, Answer, answer_of
+from taskflow.wire import validations
+from taskflow.wire.attributes import SIZE_LIMIT, Unrecordable, read, write
+from taskflow.wire.classes import (
+    MESSAGE,
+    WithMessage,
+    class_of,
+    instance,
+    members_of,
+    name_of,
+    printable,
+    script_of,
+    with_message,
+)
 from taskflow.wire.differences import difference
 from taskflow.wire.json import decode_plain, encode_plain
 from taskflow.wire.plain import is_plain
 
-__all__ = ("Failure", "Mark", "describe", "mark_of", "marks_in", "rebuild", "record")
+__all__ = (
+    "Failure",
+    "Mark",
+    "copied",
+    "describe",
+    "drop_mark",
+    "extend_mark",
+    "mark_of",
+    "marks_in",
+    "rebuild",
+    "record",
+    "set_mark",
+    "set_origin",
+)
 
-MARK = "__taskflow_mark__"
-MESSAGE_LIMIT = 10_000  # characters; a rebuilt message is compared up to the same length
-GROUPS_LIMIT = 50  # levels of groups in groups: of deeper ones only the message is recorded
-# Members of groups that occur again, in all: groups that share members, level by level, would
-# otherwise be written 2**levels times.
-REPEATS_LIMIT = 10_000
+MARK: Final = "__taskflow_mark__"
+OWN: Final = (MARK, ANSWER, MESSAGE)  # attributes that are none of the user's
+FORM: Final = 1
+MESSAGE_LIMIT: Final = 10_000  # characters; a rebuilt message is compared up to the same length
+DEPTH_LIMIT: Final = (
+    50  # exceptions inside another: of what is deeper, only the message is recorded
+)
+# Exceptions that occur again, in all: groups that share members, level by level, would otherwise be
+# written 2**levels times.
+REPEATS_LIMIT: Final = 10_000
 
 
 class Mark(Struct, frozen=True):
@@ -53,6 +86,12 @@ class Failure(Struct, omit_defaults=True):
     members: list[Failure] | None = None  # of an exception group
     ended_by: list[str] = []
     given_up: bool = False
+    script: str | None = None  # the importable name of its module, which was the main script
+    parts: list[Any] | None = None  # `args` in the form of `attributes.write`, if it is no literal
+    state: dict[str, Any] = {}  # attributes in that form, which JSON does not carry
+    cause: Failure | None = None
+    answer: Answer | None = None  # the HTTP answer that it tells of
+    form: int = 0  # of the record: FORM, or 0 up to taskflow 0.3
 
     @staticmethod
     def parse(payload: bytes) -> Failure:
@@ -61,16 +100,20 @@ class Failure(Struct, omit_defaults=True):
             fields = decode_plain(payload)
             if not isinstance(fields, dict):
                 raise ValueError("not the record of a failure")
-            return Failure._of(fields)
+            return Failure.of(fields)
         except RecursionError as error:
             raise ValueError("groups of failures are nested too deep") from error
 
     @staticmethod
-    def _of(fields: dict[str, Any]) -> Failure:
-        members = fields.pop("members", None)
-        failure = Failure(**fields)
-        if members is not None:
-            failure.members = [Failure._of(member) for member in members]
+    def of(fields: dict[str, Any]) -> Failure:
+        """The failure that was written as this object; what another version added is left out."""
+        failure = Failure(**{name: fields[name] for name in FIELDS if name in fields})
+        if failure.members is not None:
+            failure.members = [Failure.of(member) for member in fields["members"]]
+        if failure.cause is not None:
+            failure.cause = Failure.of(fields["cause"])
+        if failure.answer is not None:
+            failure.answer = Answer(**fields["answer"])
         return failure
 
     def encode(self) -> bytes:
@@ -78,77 +121,227 @@ class Failure(Struct, omit_defaults=True):
         return encode_plain(self)
 
 
+FIELDS: Final = Failure.__struct_fields__
+
+
 def record(error: BaseException, ended_by: tuple[str, ...] = (), given_up: bool = False) -> Failure:
     """The recorded form of ``error``; ``ended_by`` names the recorded failures that caused it.
 
     It never raises: a failure must not be lost because its user-defined methods fail.
     """
-    failure = _recorded(error, 0, _Groups())
+    failure = _recorded(error, _Walk())
     failure.ended_by = list(ended_by)
     failure.given_up = given_up
     return failure
 
 
-class _Groups:
-    """The exception groups met so far in one failure."""
+class _Walk:
+    """The exceptions met so far in one failure: members of groups, causes, attributes."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()
+        self._path: list[int] = []
         self._repeats = 0
 
-    def may_enter(self, group: BaseExceptionGroup[BaseException], depth: int) -> bool:
-        """Whether the members of a group at ``depth`` are recorded."""
-        if id(group) in self._known:
-            self._repeats += len(group.exceptions)
-        self._known.add(id(group))
-        return depth < GROUPS_LIMIT and self._repeats <= REPEATS_LIMIT
+    def enter(self, error: BaseException) -> None:
+        """Go into ``error``; what follows is what it holds, until `leave`."""
+        self._path.append(id(error))
+        self._known.add(id(error))
+
+    def leave(self) -> None:
+        """Go back to what holds the error."""
+        self._path.pop()
+
+    def may_enter(self, errors: Sequence[BaseException]) -> bool:
+        """Whether what an exception holds is recorded."""
+        self._repeats += sum(id(each) in self._known for each in errors)
+        return len(self._path) <= DEPTH_LIMIT and self._repeats <= REPEATS_LIMIT
+
+    def is_inside(self, error: BaseException) -> bool:
+        """Whether ``error`` is one of those that hold the present one, or that one itself."""
+        return id(error) in self._path
 
 
-def _recorded(error: BaseException, depth: int, groups: _Groups) -> Failure:
-    """The recorded form of ``error``, a member of ``depth`` groups in groups."""
-    failure = Failure(type=_type_name(type(error)), message=_message(error)[:MESSAGE_LIMIT])
+def _recorded(error: BaseException, walk: _Walk) -> Failure:
+    kind = type(error)
+    failure = Failure(type=name_of(kind), message=_message(error)[:MESSAGE_LIMIT], form=FORM)
+    walk.enter(error)
     try:
-        failure.attributes = {
-            name: value
-            for name, value in _attributes(error)
-            if name != MARK and type(name) is str and is_plain(name) and is_plain(value)
-        }
-        if not isinstance(error, BaseExceptionGroup):
-            args = list(_arguments(error))
-            if is_plain(args):
-                failure.args = args
-            else:
-                failure.literal = _literal(args)
-        elif groups.may_enter(error, depth):
-            failure.message = _printable(error.message)[:MESSAGE_LIMIT]
-            failure.members = [_recorded(each, depth + 1, groups) for each in error.exceptions]
+        failure.script = script_of(kind)
+        failure.answer = answer_of(error)
+        _add_arguments(failure, error, walk)
+        _add_attributes(failure, error, walk)
+        cause = error.__cause__
+        if cause is not None and not walk.is_inside(cause) and walk.may_enter([cause]):
+            failure.cause = _recorded(cause, walk)
     except Exception:  # of user code: the class and the message are enough
-        failure.args = failure.literal = failure.members = None
-        failure.attributes = {}
+        failure.args = failure.literal = failure.parts = failure.members = None
+        failure.attributes, failure.state = {}, {}
+    finally:
+        walk.leave()
     return failure
 
 
-def rebuild(failure: Failure) -> Exception:
-    """The exception that was recorded, or a TaskFailed where it cannot be rebuilt."""
+def _add_arguments(failure: Failure, error: BaseException, walk: _Walk) -> None:
+    """Record what the exception is made of, if that has a recorded form."""
+    if isinstance(error, BaseExceptionGroup):
+        if walk.may_enter(error.exceptions):
+            failure.message = printable(error.message)[:MESSAGE_LIMIT]
+            failure.members = [_recorded(each, walk) for each in error.exceptions]
+        return
+    args = list(_arguments(error))
+    if is_plain(args):
+        failure.args = args
+        return
+    failure.literal = _literal(args)
+    if failure.literal is None:
+        with suppress(Exception):  # of user code, too: the message stands for them
+            failure.parts = [write(each, _writer(walk)) for each in args]
+
+
+def _add_attributes(failure: Failure, error: BaseException, walk: _Walk) -> None:
+    for name, value in _attributes(error):
+        if type(name) is not str or not (name.isascii() or is_plain(name)):
+            continue
+        if is_plain(value):
+            failure.attributes[name] = value
+            continue
+        with suppress(Exception):  # of user code, too: the others are recorded
+            tree = write(value, _writer(walk))
+            if len(encode_plain(tree)) <= SIZE_LIMIT:
+                failure.state[name] = tree
+
+
+def _writer(walk: _Walk) -> Callable[[BaseException], Failure]:
+    """What writes the exceptions that another one holds as arguments and attributes."""
+
+    def write_error(error: BaseException) -> Failure:
+        if walk.is_inside(error) or not walk.may_enter([error]):
+            raise Unrecordable("it is held by itself, or by too many others")
+        return _recorded(error, walk)
+
+    return write_error
+
+
+def rebuild(failure: Failure, original: BaseException | None = None) -> Exception:
+    """The exception that was recorded, or a TaskFailed where it cannot be rebuilt.
+
+    ``original`` is the exception itself, where this process still has it: the rebuilt one is of the
+    very class, though another one may have the same name, and its cause has the traceback.
+    """
+    error = _rebuilt(failure, original)
+    return error if isinstance(error, Exception) else _stand_in(failure)
+
+
+def _rebuilt(failure: Failure, original: BaseException | None = None) -> BaseException:
+    error: BaseException | None = None
     try:
-        kind = _class_of(failure.type)
-        if kind is None:
-            return TaskFailed(failure.type, failure.message)
-        if failure.members is not None:
-            members = [rebuild(member) for member in failure.members]
-            error = kind.__new__(kind, failure.message, members)
-        else:
-            args = [failure.message] if failure.args is None else failure.args
-            if failure.literal is not None:
-                args = ast.literal_eval(failure.literal)
-            error = _instance(kind, tuple(args))
-        _set_attributes(error, failure.attributes)
-        same = failure.members is not None or _message(error)[:MESSAGE_LIMIT] == failure.message
-        if same and isinstance(error, Exception):
-            return error
-    except Exception:  # user code: a class that cannot be made without its __init__
+        kind = class_of(failure.type, failure.script)
+        if kind is not None and issubclass(kind, BaseException):
+            error = _made(_same_class(failure, kind, original), failure, original)
+    except Exception:  # a record that does not fit today's class
         pass
+    if error is None:
+        error = _stand_in(failure)
+    if failure.cause is not None:
+        cause = None if original is None else original.__cause__
+        error.__cause__ = _rebuilt(failure.cause, cause)
+        if cause is not None:
+            error.__cause__.__traceback__ = cause.__traceback__
+    return error
+
+
+def _stand_in(failure: Failure) -> TaskFailed:
     return TaskFailed(failure.type, failure.message)
+
+
+def _same_class(
+    failure: Failure, kind: type[BaseException], original: BaseException | None
+) -> type[BaseException]:
+    """The class of ``original``, if it is of that name."""
+    if original is None or name_of(type(original)) != failure.type:
+        return kind
+    exact = type(original)
+    return exact.__mro__[2] if issubclass(exact, WithMessage) else exact
+
+
+def _made(
+    kind: type[BaseException], failure: Failure, original: BaseException | None
+) -> BaseException | None:
+    """An exception of that class with the recorded message, arguments and attributes.
+
+    Where its class makes another message of these, it gets the recorded one (`with_message`).
+    """
+    if failure.members is not None:
+        originals = getattr(original, "exceptions", ())
+        members = [
+            rebuild(member, each)
+            for member, each in zip_longest(failure.members, originals[: len(failure.members)])
+        ]
+        error = instance(kind, (failure.message, members))
+        _set_attributes(error, failure)
+        return error
+    args = _arguments_of(failure)
+    error = validations.made(kind, args) or instance(kind, args)
+    _set_attributes(error, failure)
+    if not _has_message(error, failure):
+        _undo_init(error, failure, args)
+    if _has_message(error, failure):
+        return error
+    if not failure.form:  # its first run met a stand-in, and so do the reruns
+        return None
+    try:
+        error = instance(with_message(kind), args)
+    except TypeError:  # a final class: another message is better than another class
+        return error
+    _set_attributes(error, failure)
+    _undo_init(error, failure, args)
+    error.__dict__[MESSAGE] = failure.message
+    return error
+
+
+def _has_message(error: BaseException, failure: Failure) -> bool:
+    return _message(error)[:MESSAGE_LIMIT] == failure.message
+
+
+def _undo_init(error: BaseException, failure: Failure, args: tuple[Any, ...]) -> None:
+    """Take back what the ``__init__`` of OSError has made of ``args`` that a subclass set later."""
+    if isinstance(error, OSError):
+        error.args = args
+        for name in ("errno", "strerror", "filename", "filename2"):
+            if name not in failure.attributes and name not in failure.state:
+                BaseException.__delattr__(error, name)  # it is None then
+
+
+def _arguments_of(failure: Failure) -> tuple[Any, ...]:
+    if failure.literal is not None:
+        return tuple(ast.literal_eval(failure.literal))
+    if failure.parts is not None:
+        with suppress(LookupError, ValueError):
+            return tuple(read(each, _read_error) for each in failure.parts)
+    return (failure.message,) if failure.args is None else tuple(failure.args)
+
+
+def _read_error(fields: Any) -> BaseException:
+    return _rebuilt(fields if isinstance(fields, Failure) else Failure.of(fields))
+
+
+def copied(error: BaseException) -> BaseException:
+    """A shallow copy, to be raised by another caller; ``error`` itself where its class has none."""
+    try:
+        copy = instance(type(error), _arguments(error))
+        if copy.args != error.args:
+            copy.args = error.args
+        copy.__dict__.update(error.__dict__)
+        for name in members_of(type(error)):
+            value = getattr(error, name, None)
+            if getattr(copy, name, None) is not value:
+                with suppress(AttributeError, TypeError):  # read-only, as the members of a group
+                    BaseException.__setattr__(copy, name, value)
+        copy.__cause__ = error.__cause__
+    except Exception:  # of a class of the user's, or one that is made in its own way
+        return error
+    return copy
 
 
 def describe(payload: bytes) -> str:
@@ -195,8 +388,8 @@ def set_mark(error: BaseException, mark: Mark) -> None:
 
 
 def set_origin(error: BaseException, original: BaseException) -> None:
-    """Give a rebuilt error the traceback, cause and context of the one that was raised."""
-    for name in ("__traceback__", "__cause__", "__context__", "__suppress_context__"):
+    """Give a rebuilt error the traceback and the context of the one that was raised."""
+    for name in ("__traceback__", "__context__", "__suppress_context__"):
         # Not setattr: classes of users may be frozen.
         BaseException.__setattr__(error, name, getattr(original, name))
 
@@ -209,42 +402,29 @@ def extend_mark(error: BaseException, task_ids: list[str]) -> None:
         set_mark(error, structs.replace(mark, ended_by=(*mark.ended_by, *others)))
 
 
-def _instance(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    error = kind.__new__(kind, *args)
-    # The nearest __init__ that is C code (of OSError, KeyError, …) sets the fields that live there.
-    for base in kind.__mro__:
-        init = base.__dict__.get("__init__")
-        if isinstance(init, WrapperDescriptorType):
-            init(error, *args)
-            break
-    return error
-
-
 def _attributes(error: BaseException) -> Iterator[tuple[str, Any]]:
-    yield from getattr(error, "__dict__", {}).items()
-    for name in _members(type(error)):
+    for name, value in getattr(error, "__dict__", {}).items():
+        if name not in OWN:
+            yield name, value
+    for name in members_of(type(error)):
         value = getattr(error, name, None)
         if value is not None:
             yield name, value
 
 
-def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
-    members = _members(type(error))
+def _set_attributes(error: BaseException, failure: Failure) -> None:
+    attributes = dict(failure.attributes)
+    for name, tree in failure.state.items():
+        with suppress(Exception):  # a class that this process does not have, or another one now
+            attributes[name] = read(tree, _read_error)
+    members = members_of(type(error))
     for name, value in attributes.items():
         if name not in members:
             error.__dict__[name] = value
         elif getattr(error, name, None) != value:
             BaseException.__setattr__(error, name, value)
-
-
-def _members(kind: type[BaseException]) -> set[str]:
-    """Attributes stored outside ``__dict__``: in slots, or in C (``name`` of ImportError)."""
-    return {
-        name
-        for base in kind.__mro__
-        for name, member in base.__dict__.items()
-        if isinstance(member, MemberDescriptorType) and not name.startswith("__")
-    }
+    if failure.answer is not None and answer_of(error) != failure.answer:
+        error.__dict__[ANSWER] = failure.answer
 
 
 def _literal(args: list[Any]) -> str | None:
@@ -258,6 +438,9 @@ def _literal(args: list[Any]) -> str | None:
 
 def _arguments(error: BaseException) -> tuple[Any, ...]:
     """The arguments that rebuild the error: OSError keeps a file's name out of its ``args``."""
+    offered = validations.parts(error)
+    if offered is not None:
+        return offered
     if isinstance(type(error).__reduce__, MethodDescriptorType):
         given = error.__reduce__()[1]
         if isinstance(given, tuple):
@@ -265,42 +448,8 @@ def _arguments(error: BaseException) -> tuple[Any, ...]:
     return error.args
 
 
-def _class_of(name: str) -> type[BaseException] | None:
-    module_name, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
-        # Not getattr: a module's __getattr__ may import what is asked of it.
-        found = getattr(found, "__dict__", {}).get(part)
-    if isinstance(found, type) and issubclass(found, BaseException):
-        return found
-    return _local_class(module_name, qualname)
-
-
-def _local_class(module_name: str, qualname: str) -> type[BaseException] | None:
-    """A class defined in a function: the newest live one of that name."""
-    pending: list[type[BaseException]] = [Exception]
-    seen: set[type] = set()
-    found = None
-    while pending:
-        for child in type.__subclasses__(pending.pop()):
-            if child not in seen:
-                seen.add(child)
-                pending.append(child)
-                if child.__qualname__ == qualname and child.__module__ == module_name:
-                    found = child
-    return found
-
-
-def _type_name(kind: type[BaseException]) -> str:
-    return _printable(f"{kind.__module__}:{kind.__qualname__}")
-
-
 def _message(error: BaseException) -> str:
     try:
-        return _printable(str(error))
+        return printable(str(error))
     except Exception:
         return f"<{type(error).__qualname__} without a readable message>"
-
-
-def _printable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()

@@ -156,7 +156,7 @@ def test_whatever_is_raised_is_recorded_and_rebuilt(seed: int, is_long: bool) ->
         payload = record(held.value).encode()
         one, other = (rebuild(Failure.parse(payload)) for _ in range(2))
         assert same(told(one), told(other))
-        assert isinstance(one, TaskFailed) or type(one) is type(held.value)
+        assert isinstance(one, TaskFailed | type(held.value))
 
     fuzz(check, seed, 20_000 if is_long else 150, errors)
 

@@ -64,8 +64,8 @@ class Refused(Exception):
         self.code = code
 
 
-class Unpicklable(Exception):
-    """Its text is made of what JSON does not carry."""
+class ConnectionLost(Exception):
+    """Its text is made of what nothing records."""
 
     def __init__(self, connection: object) -> None:
         super().__init__(connection)
@@ -731,13 +731,34 @@ async def test_a_recorded_group_is_rebuilt_member_by_member(runtime: Runtime) ->
     assert seen == [["one", "ExceptionGroup"]] * 2
 
 
+async def test_a_message_that_cannot_be_made_again_is_met_on_every_run(runtime: Runtime) -> None:
+    """By the same ``except`` clause."""
+    seen: list[str] = []
+
+    @task
+    async def charge() -> None:
+        raise ConnectionLost(object())
+
+    @workflow
+    async def shop() -> None:
+        try:
+            await charge()
+        except ConnectionLost as error:
+            seen.append(str(error))
+        raise Crash
+
+    await fails_twice(runtime, shop, Crash)
+
+    assert seen == ["lost object"] * 2
+
+
 async def test_what_cannot_be_rebuilt_is_task_failed_on_every_run(runtime: Runtime) -> None:
     """The first run raises what the rerun will raise, here a TaskFailed that names the original."""
     seen: list[TaskFailed] = []
 
     @task
     async def charge() -> None:
-        raise Unpicklable(object())
+        raise asyncio.CancelledError("lost")  # by nobody: to raise it again would cancel
 
     @workflow
     async def shop() -> None:
@@ -749,8 +770,36 @@ async def test_what_cannot_be_rebuilt_is_task_failed_on_every_run(runtime: Runti
 
     await fails_twice(runtime, shop, Crash)
 
-    assert [each.message for each in seen] == ["lost object"] * 2
-    assert [each.exception_type for each in seen] == [f"{__name__}:Unpicklable"] * 2
+    assert [each.message for each in seen] == ["lost"] * 2
+    assert [each.exception_type for each in seen] == ["asyncio.exceptions:CancelledError"] * 2
+
+
+async def test_a_cause_is_met_on_every_run(runtime: Runtime) -> None:
+    """As its own class, with its own message and cause."""
+    seen: list[str] = []
+
+    @task
+    async def charge() -> None:
+        try:
+            try:
+                raise TimeoutError("slow")
+            except TimeoutError as error:
+                raise ConnectionLost("line") from error
+        except ConnectionLost as error:
+            raise CardDeclined("later") from error
+
+    @workflow
+    async def shop() -> None:
+        try:
+            await charge()
+        except CardDeclined as error:
+            cause = error.__cause__ or error
+            seen.append(f"{cause!r} {cause.__cause__!r}")
+        raise Crash
+
+    await fails_twice(runtime, shop, Crash)
+
+    assert seen == ["ConnectionLost('line') TimeoutError('slow')"] * 2
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import copy
 import json
+import pickle
+import re
 import subprocess
 import sys
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from http import HTTPStatus
+from pathlib import Path
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import attrs
 import httpx
 import pytest
 
 from taskflow import TaskFailed, TaskTimeout
-from taskflow.wire.failures import Failure, Mark, describe, marks_in, rebuild, record, set_mark
+from taskflow.retry import is_transient, retry_after
+from taskflow.wire.differences import difference
+from taskflow.wire.failures import (
+    Failure,
+    Mark,
+    copied,
+    describe,
+    marks_in,
+    rebuild,
+    record,
+    set_mark,
+)
 
 
 def again(error: BaseException) -> Exception:
@@ -142,16 +163,15 @@ def test_notes_come_back() -> None:
 
 
 def test_attributes_that_json_does_not_carry_are_left_out() -> None:
-    """The others stay."""
+    """If they have no other form; the others stay."""
     error = OrderFailed("A1", code=3)
     error.client = object()
     error.pair = (1, 2)
 
     rebuilt = again(error)
 
-    assert rebuilt.order == "A1"
+    assert (rebuilt.order, rebuilt.pair) == ("A1", (1, 2))
     assert not hasattr(rebuilt, "client")
-    assert not hasattr(rebuilt, "pair")
 
 
 def test_no_init_of_the_user_runs() -> None:
@@ -184,7 +204,12 @@ def test_groups_are_rebuilt_member_by_member() -> None:
     assert rebuilt.message == "orders"
     key, inner = rebuilt.exceptions
     assert isinstance(key, KeyError)
-    assert [type(each) for each in inner.exceptions] == [OrderFailed, TaskFailed]
+    order, opaque = inner.exceptions
+    assert (type(order), str(order)) == (OrderFailed, "order A1 failed")
+    assert (isinstance(opaque, Opaque), str(opaque)) == (
+        True,
+        str(error.exceptions[1].exceptions[1]),
+    )
 
 
 def test_a_class_that_lives_in_a_function_is_found() -> None:
@@ -196,8 +221,8 @@ def test_a_class_that_lives_in_a_function_is_found() -> None:
     assert type(again(Local("x"))) is Local
 
 
-def test_what_cannot_be_rebuilt_is_task_failed() -> None:
-    """It says what it stands for."""
+def test_no_new_of_the_user_runs() -> None:
+    """It may want other arguments, too."""
 
     class Picky(Exception):
         def __new__(cls, order: str, code: int) -> Picky:
@@ -208,9 +233,19 @@ def test_what_cannot_be_rebuilt_is_task_failed() -> None:
 
     rebuilt = again(Picky("A1", 3))
 
+    assert (type(rebuilt), str(rebuilt)) == (Picky, "order A1")
+
+
+def test_what_cannot_be_rebuilt_is_task_failed() -> None:
+    """It says what it stands for."""
+    failure = record(OrderFailed("A1", code=3))
+    failure.type = "orders.removed:OrderFailed"
+
+    rebuilt = rebuild(failure)
+
     assert isinstance(rebuilt, TaskFailed)
-    assert rebuilt.exception_type.endswith("Picky")
-    assert rebuilt.message == "order A1"
+    assert rebuilt.exception_type == "orders.removed:OrderFailed"
+    assert rebuilt.message == "order A1 failed"
 
 
 @pytest.mark.parametrize(
@@ -311,3 +346,201 @@ def test_causes_in_a_circle_end() -> None:
     one.__cause__, two.__cause__ = two, one
 
     assert ids(one, run) == set()
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def test_causes_come_back() -> None:
+    """The whole chain, each by its own rules."""
+    rebuilt = again(caused(KeyError("k"), caused(OrderFailed("A1", code=3), json_error())))
+
+    cause = rebuilt.__cause__
+    assert isinstance(cause, OrderFailed)
+    assert (str(cause), cause.code) == ("order A1 failed", 3)
+    assert isinstance(cause.__cause__, json.JSONDecodeError)
+    assert cause.__cause__.__cause__ is None
+
+
+def test_causes_of_members_come_back_and_may_be_cancellations() -> None:
+    """``asyncio.timeout`` raises its TimeoutError from a CancelledError."""
+    error = caused(TimeoutError(), asyncio.CancelledError())
+
+    (member,) = again(ExceptionGroup("one", [error])).exceptions
+
+    assert isinstance(member, TimeoutError)
+    assert isinstance(member.__cause__, asyncio.CancelledError)
+
+
+def test_what_cannot_be_rebuilt_has_its_cause() -> None:
+    """The stand-in says what led to it."""
+    failure = record(caused(ValueError("x"), KeyError("k")))
+    failure.type = "nowhere:Unknown"
+
+    rebuilt = rebuild(Failure.parse(failure.encode()))
+
+    assert isinstance(rebuilt, TaskFailed)
+    assert isinstance(rebuilt.__cause__, KeyError)
+
+
+def test_a_cause_that_is_its_own_cause_ends() -> None:
+    """In a circle, in a long chain, and in many members at once."""
+    one, two = ValueError("one"), KeyError("two")
+    caused(caused(one, two).__cause__, one)
+    assert again(one).__cause__.__cause__ is None
+
+    chain: BaseException = ValueError("leaf")
+    for _ in range(10_000):
+        chain = caused(ValueError("link"), chain)
+    assert len(record(chain).encode()) < 10_000
+
+    group = ExceptionGroup("many", [caused(ValueError(str(n)), chain) for n in range(1_000)])
+    assert len(again(group).exceptions) == 1_000
+
+
+def test_what_a_first_run_knows_of_a_cause_is_kept() -> None:
+    """Its traceback."""
+    try:
+        try:
+            raise KeyError("k")
+        except KeyError as error:
+            raise ValueError("x") from error
+    except ValueError as error:
+        rebuilt = rebuild(record(error), error)
+
+    assert rebuilt.__cause__.__traceback__ is not None
+
+
+def test_attributes_that_hold_exceptions_come_back() -> None:
+    """Alone or in containers; one that holds itself does not."""
+    error = OrderFailed("A1", code=3)
+    error.reason = TimeoutError("slow")
+    error.all = {"tries": (KeyError("k"), None)}
+    error.itself = [error]
+
+    rebuilt = again(error)
+
+    assert isinstance(rebuilt.reason, TimeoutError)
+    assert isinstance(rebuilt.all["tries"][0], KeyError)
+    assert not hasattr(rebuilt, "itself")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\xff",
+        (1, (2, [3])),
+        {1, 2},
+        frozenset({"a"}),
+        {1: "one", (2, 3): b"two"},
+        {"$": "tuple", "v": [1]},
+        float("inf"),
+        1 << 200,
+        1 + 2j,
+        Decimal("1.50"),
+        UUID(int=7),
+        date(2026, 1, 1),
+        time(1, 2, 3, 4),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        timedelta(days=-1, microseconds=3),
+        Path("orders.csv"),
+        HTTPStatus.NOT_FOUND,
+        "lone \ud800",
+        [{"deep": {"in": (HTTPStatus.OK, {b"x"})}}],
+    ],
+    ids=repr,
+)
+def test_values_that_json_does_not_carry_come_back(value: object) -> None:
+    """As attributes and as arguments, of the same type."""
+    error = OrderFailed("A1", code=3)
+    error.value = value
+
+    assert difference(again(error).value, value) is None
+    assert difference(again(ValueError(value, 1)).args, (value, 1)) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime(2026, 1, 1, fold=1),
+        type("Text", (str,), {})("x"),
+        re.IGNORECASE | re.MULTILINE,
+        b"x" * 2_000_000,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_that_would_change_are_left_out(value: object) -> None:
+    """Rather no attribute than another one."""
+    error = OrderFailed("A1", code=3)
+    error.value = value
+
+    assert not hasattr(again(error), "value")
+    assert again(error).code == 3
+
+
+def test_a_message_that_the_class_cannot_make_is_the_recorded_one() -> None:
+    """The class is one of the same name that derives from it, and can be copied and pickled."""
+    error = Silent("A1")
+    error.order = object()
+
+    rebuilt = again(error)
+
+    assert isinstance(rebuilt, Silent)
+    assert type(rebuilt).__name__ == "Silent"
+    for each in (rebuilt, again(rebuilt), copy.copy(rebuilt), pickle.loads(pickle.dumps(rebuilt))):
+        assert (str(each), isinstance(each, Silent)) == (str(error), True)
+
+
+def test_records_of_older_versions_are_read() -> None:
+    """They have no cause and no state; what a newer version adds is left out."""
+    old = b'{"type":"builtins:KeyError","message":"\'k\'","args":["k"],"attributes":{"order":"A1"}}'
+
+    error = rebuild(Failure.parse(old))
+
+    assert (type(error), error.args, error.order) == (KeyError, ("k",), "A1")
+    lost = b'{"type":"test_failures:Silent","message":"order A1 failed","args":["A1"]}'
+    assert isinstance(rebuild(Failure.parse(lost)), TaskFailed)
+    newer = old[:-1] + b',"added":[1]}'
+    assert type(rebuild(Failure.parse(newer))) is KeyError
+
+
+def test_what_a_server_answered_is_known_after_a_rerun() -> None:
+    """So that the policy of a call around it decides as on the first run."""
+    request = httpx.Request("GET", "http://shop.test")
+    response = httpx.Response(404, request=request)
+    missing = httpx.HTTPStatusError("no", request=request, response=response)
+    busy = httpx.HTTPStatusError(
+        "no", request=request, response=httpx.Response(503, headers={"retry-after": "7"})
+    )
+
+    assert not is_transient(again(again(missing)))
+    assert retry_after(again(busy), 0.0) == 7.0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file", "from.csv", None, "to.csv"),
+        UnicodeDecodeError("utf-8", b"\xff\xfe", 0, 1, "invalid start byte"),
+        Slotted(3),
+        Declined(3),
+        TaskTimeout("fetch", 1.0, 1.5),
+        ExceptionGroup("both", [ValueError("x"), KeyError("k")]),
+        caused(ValueError("x"), KeyError("k")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_second_caller_gets_a_copy(error: Exception) -> None:
+    """With everything that the first one has, wherever it lives."""
+    duplicate = copied(error)
+
+    assert duplicate is not error
+    assert (type(duplicate), str(duplicate)) == (type(error), str(error))
+    assert duplicate.__dict__ == error.__dict__
+    assert duplicate.__cause__ is error.__cause__
+    for name in ("filename", "filename2", "object", "code", "exceptions"):
+        assert getattr(duplicate, name, None) == getattr(error, name, None)
