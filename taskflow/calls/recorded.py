@@ -130,7 +130,10 @@ class RecordedCall(Call[T_co], Generic[T_co]):
     def replay(self, recorded: Recorded) -> T_co:
         """The recorded result; or raise the recorded failure."""
         if recorded.kind == RESULT:
-            return self.frame.run.read(self.codec, recorded.payload)  # type: ignore[no-any-return]
+            codec = self.codec
+            if codec.can_drop_fields:
+                return self.frame.run.read(codec, recorded.payload)  # type: ignore[no-any-return]
+            return codec.decode(recorded.payload)  # type: ignore[no-any-return]
         self._steps = USED
         raise _rebuilt(self, failures.Failure.parse(recorded.payload))
 

@@ -59,9 +59,13 @@ async def execute_body(run: Run, workflow: Workflow[..., Any, Any], max_takeover
         error = RunSetAside(run.thread_id, run.run_id, run.row.takeovers - 1)
         recorded = failures.record(error).encode()
         return Ending(Finish(run.key, RunStatus.ERROR, now(), error=recorded), error=error)
+    codec, payload = workflow.input_codec, run.row.input
     if run.row.epoch > 1:  # another version of the code may have begun it
-        workflow.check_parameters(run.row.input)
-    args, kwargs = workflow.binder.unbind(run.read(workflow.input_codec, run.row.input))
+        workflow.check_parameters(payload)
+        arguments = run.read(codec, payload)
+    else:
+        arguments = codec.decode(payload)
+    args, kwargs = workflow.binder.unbind(arguments)
     root = run.root()
     outcome = await attempt_all(RunBody(workflow, root.digest, args, kwargs), root)
     if outcome.failure is None:

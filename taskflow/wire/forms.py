@@ -16,7 +16,7 @@ import msgspec
 
 from taskflow.wire.differences import fields_of, is_told_by_marshal
 from taskflow.wire.json import decode_plain, decoder_for, encode_plain
-from taskflow.wire.models import Adapter, is_readable, mentions_models
+from taskflow.wire.models import Adapter, is_readable, mentions_models, parts_of
 from taskflow.wire.unknown import can_drop_fields
 
 __all__ = ("Form", "form_of", "form_of_parameters")
@@ -57,8 +57,13 @@ def form_of_parameters(annotations: dict[str, Any], shape: Any) -> Form:
 
 
 def _by_msgspec(annotation: Any) -> Form:
-    types = _types_in(annotation)
-    decoder = decoder_for(annotation)
+    try:
+        types = _types_in(annotation)
+        decoder = decoder_for(annotation)
+    except Exception as error:
+        for each in parts_of(annotation):
+            _check_attributes(each, error)
+        raise
     for each in types:
         if isinstance(each, msgspec.inspect.CustomType) and not is_readable(each.cls):
             raise TypeError(f"{each.cls.__qualname__} has no form in JSON that is read back")
@@ -134,6 +139,20 @@ def _types_in(annotation: Any) -> list[msgspec.inspect.Type]:
             seen[id(node)] = node
             pending.extend(getattr(node, name) for name in node.__struct_fields__)
     return list(seen.values())
+
+
+def _check_attributes(kind: Any, error: Exception) -> None:
+    """Raise TypeError for a class of attrs that msgspec does not read, which it says otherwise."""
+    for each in getattr(kind, "__attrs_attrs__", ()):
+        if each.type is None:
+            raise TypeError(
+                f"the attribute {each.name} of {kind.__qualname__} has no type: annotate it"
+            ) from error
+        if getattr(each.default, "takes_self", False):
+            raise TypeError(
+                f"the attribute {each.name} of {kind.__qualname__} has a default that takes self: "
+                "set it in __attrs_post_init__ instead, or make the class a dataclass"
+            ) from error
 
 
 def _has_private(kind: Any) -> bool:

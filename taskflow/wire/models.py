@@ -37,6 +37,7 @@ __all__ = (
     "is_model_type",
     "is_readable",
     "mentions_models",
+    "parts_of",
     "to_builtin",
     "to_exact_builtin",
     "to_telling_builtin",
@@ -65,6 +66,8 @@ class Adapter:
         new_type: Any = NewType
         recorded = new_type("Recorded", _Bridging().bridged(annotation))
         self._adapter = pydantic.TypeAdapter(recorded, config=config)
+        if not getattr(self._adapter, "pydantic_complete", True):
+            self._adapter.rebuild(raise_errors=True)  # says which name is not defined
         # By the names of fields too, where pydantic can (from 2.11 on): not every alias that is
         # written is one that is read.
         self._names = {"by_alias": True, "by_name": True} if _reads_names(pydantic) else {}
@@ -132,6 +135,8 @@ def _adapter_of(kind: type) -> Adapter | None:
         except (MemoryError, RecursionError):
             raise
         except Exception:  # pydantic raises several kinds
+            if is_model_type(kind):
+                return None  # as yet: it may name a class that is defined later
             _adapters[kind] = None
     return _adapters[kind]
 
@@ -181,7 +186,7 @@ def from_builtin(annotation: type, value: Any) -> Any:
 
 def is_readable(kind: type) -> bool:
     """Whether `from_builtin` makes objects of a type that msgspec does not know."""
-    return kind is object or is_model_type(kind)
+    return kind is object or (is_model_type(kind) and _adapter_of(kind) is not None)
 
 
 def has_adapters() -> bool:
@@ -205,12 +210,16 @@ def mentions_models(annotation: Any) -> bool:
     """Whether a type of pydantic stands in an annotation, at any depth."""
     if not has_adapters():
         return False
+    return any(is_model_type(each) or _speaks_to_pydantic(each) for each in parts_of(annotation))
+
+
+def parts_of(annotation: Any) -> Iterator[Any]:
+    """The annotation, and whatever stands in it, at any depth."""
     seen: set[Any] = set()
     pending = [annotation]
     while pending:
         each = pending.pop()
-        if is_model_type(each) or _speaks_to_pydantic(each):
-            return True
+        yield each
         try:
             if each in seen:
                 continue
@@ -218,7 +227,6 @@ def mentions_models(annotation: Any) -> bool:
         except TypeError:  # metadata, or members of a Literal, that have no hash
             continue
         pending.extend(_parts(each))
-    return False
 
 
 def _reads_names(pydantic: Any) -> bool:

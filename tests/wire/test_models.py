@@ -348,3 +348,54 @@ async def test_what_previous_would_not_read_is_not_saved(runtime: Runtime) -> No
         await runtime.run(keep(True), thread_id="a")
     with pytest.raises(SerializationError, match=r"previous\(Cash\)"):
         await runtime.run(keep(False), thread_id="b")
+
+
+@attrs.define
+class Untyped:
+    name = attrs.field()
+
+
+@attrs.define
+class Derived:
+    name: str
+    shown: str = attrs.field()
+
+    @shown.default
+    def _shown(self) -> str:
+        return self.name
+
+
+class Unfinished(BaseModel):
+    later: Missing  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        (list[Untyped], "name of Untyped has no type"),
+        (Derived | None, "shown of Derived has a default that takes self"),
+        (dict[str, Unfinished], "name 'Missing' is not defined"),
+    ],
+)
+def test_a_class_that_cannot_be_read_is_refused_before_a_body_executes(
+    annotation: Any, reason: str
+) -> None:
+    """With its reason."""
+    with pytest.raises(SerializationError, match=reason):
+        Codec(annotation, "the result of f()")
+
+
+def test_a_discriminator_tells_dataclasses_apart() -> None:
+    """The way out that the error of their union names."""
+
+    @dataclasses.dataclass
+    class Plus:
+        kind: Literal["plus"] = "plus"
+
+    @dataclasses.dataclass
+    class Minus:
+        kind: Literal["minus"] = "minus"
+
+    annotation = list[Annotated[Plus | Minus, Field(discriminator="kind")]]  # type: ignore[valid-type]
+
+    assert Codec(annotation, "it").round_trip([Minus(), Plus()])[1] == [Minus(), Plus()]
