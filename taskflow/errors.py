@@ -279,14 +279,24 @@ class StoreError(TaskflowError, RuntimeError):
 
 
 class SchemaTooNew(StoreError):
-    """Raised when a database was written by a newer taskflow; it is left untouched."""
+    """Raised when a database was written by a newer taskflow; it is left untouched.
 
-    def __init__(self, where: str, found: int, supported: int) -> None:
+    Also while it is open: a newer taskflow that opens it gives it its own schema.
+    """
+
+    def __init__(self, where: str, found: int, supported: int, *, was_open: bool = False) -> None:
         self.found = found
         self.supported = supported
+        has = "was given" if was_open else "has"
+        way_out = (
+            "stop the old processes, of which this is one: it writes nothing more, and new ones "
+            "continue its runs"
+            if was_open
+            else "upgrade taskflow, or use another file"
+        )
         super().__init__(
-            f"{where} has schema {found}, and this taskflow reads schemas up to {supported}: "
-            "upgrade taskflow, or use another file"
+            f"{where} {has} schema {found}, and this taskflow reads schemas up to {supported}: "
+            f"{way_out}"
         )
 
 

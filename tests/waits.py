@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-import pytest
 
-from taskflow import RunHandle, RunPaused, Runtime, WorkflowCall
+from taskflow import RunHandle, Runtime, WorkflowCall
+from taskflow.events import RunPaused
 from taskflow.loops.clocks import Clock
 from taskflow.records import RunRecord, Wait
 
@@ -71,10 +71,14 @@ async def until_count(runtime: Runtime, status: str, count: int) -> None:
 
 
 async def waits_of(runtime: Runtime, call: WorkflowCall[Any], thread_id: str = "t") -> list[Wait]:
-    """What the run waits for when it pauses."""
-    with anyio.fail_after(PATIENCE), pytest.raises(RunPaused) as caught:
-        await runtime.run(call, thread_id=thread_id)
-    return list(caught.value.waits)
+    """What the run waits for when it pauses, for an answer or a time; nobody waits for it then."""
+    with anyio.fail_after(PATIENCE):
+        async with runtime.stream(call, thread_id=thread_id) as events:
+            async for each in events:
+                if isinstance(each, RunPaused):
+                    return each.waits
+            await events.result()
+    raise AssertionError(f"{call!r} did not pause")
 
 
 async def finish(runtime: Runtime, call: WorkflowCall[Any], thread_id: str = "t") -> Any:

@@ -22,7 +22,7 @@ from taskflow.cli.database import check_exists
 from taskflow.cli.explanations import explained, values_checked
 from taskflow.cli.hints import DEFAULT_DB
 from taskflow.cli.inputs import UsageError, find_workflow
-from taskflow.cli.options import Db, Json, Target, Traceback, checked_id
+from taskflow.cli.options import Db, Json, Target, ThreadFilter, Traceback
 from taskflow.cli.progress import FIRST_LINE, LINE_SPACING, LONGEST_SPACING, duration, say
 from taskflow.cli.report import as_json
 from taskflow.records import RunStatus
@@ -47,12 +47,6 @@ Exports = Annotated[
         "--export",
         metavar="FILE",
         help="An export to read in place of a database, - for stdin; may be repeated.",
-    ),
-]
-ThreadFilter = Annotated[
-    str | None,
-    typer.Option(
-        "--thread", metavar="ID", callback=checked_id, help="Only the runs of this thread."
     ),
 ]
 StatusFilter = Annotated[

@@ -23,7 +23,7 @@ from taskflow.cli.execution import Job, Outcome, execute
 from taskflow.cli.explanations import explained
 from taskflow.cli.files import check_writable, writing
 from taskflow.cli.hints import DEFAULT_DB
-from taskflow.cli.inputs import find_workflow, make_call
+from taskflow.cli.inputs import UsageError, find_workflow, make_call
 from taskflow.cli.options import (
     Db,
     Json,
@@ -31,6 +31,7 @@ from taskflow.cli.options import (
     Target,
     TaskId,
     Thread,
+    ThreadFilter,
     ThreadOption,
     Traceback,
     Wait,
@@ -61,8 +62,16 @@ def run(
     ] = None,
     db: Db = DEFAULT_DB,
     run_id: RunId = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="A new run, though the latest has ended with this input."),
+    ] = False,
     supersede: Annotated[
-        bool, typer.Option("--supersede", help="Cancel an unfinished run of another input.")
+        bool,
+        typer.Option(
+            "--supersede",
+            help="Cancel a run of another input that has not ended; with --fresh, of any.",
+        ),
     ] = False,
     wait: Wait = False,
     json_asked: Json = False,
@@ -72,14 +81,19 @@ def run(
 
     Recorded calls are not executed again.
 
-    A run that pauses prints its open waits, and ends with exit code 3, unless --wait is given.
+    Timers are waited for. A run that waits for an answer prints what it asks, and ends with exit
+    code 3, unless --wait is given.
 
     Ctrl-C cancels the executing tasks, SIGTERM lets them end first; a second signal exits at once.
     """
     with explained(traceback_asked):
+        if fresh and run_id is not None:
+            raise UsageError(
+                "--run-id names one run, and --fresh asks for a new one: give one of them"
+            )
         workflow = _found(target, json_asked)
         call = make_call(workflow, input_text)
-        job = Job(target, workflow, call, thread, db, run_id, supersede, wait)
+        job = Job(target, workflow, call, thread, db, run_id, fresh, supersede, wait)
         _run(job, json_asked, traceback_asked)
 
 
@@ -87,14 +101,15 @@ def resume(
     target: Target,
     thread: ThreadOption,
     db: Db = DEFAULT_DB,
+    run_id: RunId = None,
     wait: Wait = False,
     json_asked: Json = False,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Continue a thread's latest run with its recorded input."""
+    """Continue a thread's run, the latest or a failed one, with its recorded input."""
     with explained(traceback_asked):
         check_exists(db)
-        job = Job(target, _found(target, json_asked), None, thread, db, wait=wait)
+        job = Job(target, _found(target, json_asked), None, thread, db, run_id, wait=wait)
         _run(job, json_asked, traceback_asked)
 
 
@@ -104,13 +119,17 @@ def list_runs(
     workflow: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")
     ] = None,
+    thread: ThreadFilter = None,
     limit: Annotated[int, typer.Option(min=1, help="The largest number of runs.")] = 20,
     json_asked: Json = False,
     traceback_asked: Traceback = False,
 ) -> None:
-    """Show the runs of all threads, newest first."""
+    """Show the runs of all threads, or of one, newest first."""
     with explained(traceback_asked):
-        records = ask(db, lambda it: it.runs(status=status, workflow=workflow, limit=limit))
+        records = ask(
+            db,
+            lambda it: it.runs(thread_id=thread, status=status, workflow=workflow, limit=limit),
+        )
     if json_asked:
         sys.stdout.write(f"{as_json(json_of_runs(records))}\n")
     elif records:
@@ -182,11 +201,17 @@ def forget(
     say(f"Forgotten: {forgotten} on thread {thread!r}. The next run executes it again.")
 
 
-def cancel(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:
-    """End a thread's unfinished run for good, in whatever process it executes."""
+def cancel(
+    thread: Thread,
+    db: Db = DEFAULT_DB,
+    run_id: RunId = None,
+    traceback_asked: Traceback = False,
+) -> None:
+    """End a thread's run for good: the latest, in whatever process it executes, or a failed one."""
     with explained(traceback_asked):
-        ask(db, lambda runtime: runtime.cancel(thread))
-    say(f"Cancelled: the run on thread {thread!r}. The next one is a new run.")
+        ask(db, lambda runtime: runtime.cancel(thread, run_id=run_id))
+    named = "the run" if run_id is None else f"run {run_id!r}"
+    say(f"Cancelled: {named} on thread {thread!r}. It is not continued any more.")
 
 
 def delete(thread: Thread, db: Db = DEFAULT_DB, traceback_asked: Traceback = False) -> None:

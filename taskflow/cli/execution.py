@@ -37,6 +37,7 @@ class Job(Struct, frozen=True):
     thread_id: str
     db: str
     run_id: str | None = None
+    fresh: bool = False
     supersede: bool = False
     wait: bool = False
 
@@ -84,7 +85,9 @@ async def execute(job: Job, display: Display) -> Outcome:
     async def keep_looking() -> None:
         shown: set[str] = set()
         while True:
-            waits = rounds.waits if job.wait else []
+            # Without --wait, a run that waits for an answer is reported at the end.
+            is_timed = all(each.kind == "timer" for each in rounds.waits)
+            waits = rounds.waits if job.wait or is_timed else []
             news = [each for each in waits if each.task_id not in shown]
             shown.update(each.task_id for each in news)
             for line in how_to_answer(job.thread_id, news, job.db):
@@ -131,12 +134,13 @@ def _settle(outcome: Outcome, stop: Stop) -> None:
 
 async def _run(job: Job, runtime: Runtime) -> None:
     if job.call is None:
-        await runtime.resume(job.thread_id, wait=job.wait)
+        await runtime.resume(job.thread_id, run_id=job.run_id, wait=job.wait)
         return
     await runtime.run(
         job.call,
         thread_id=job.thread_id,
         run_id=job.run_id,
+        fresh=job.fresh,
         supersede=job.supersede,
         wait=job.wait,
     )

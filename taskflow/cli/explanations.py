@@ -22,6 +22,7 @@ WRONG_USE: Final = 2
 OPTIONS: Final = {
     "wait=True": "--wait",
     "supersede=True": "--supersede",
+    "fresh=True": "--fresh",
     "another run_id": "another --run-id",
 }
 

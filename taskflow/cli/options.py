@@ -15,6 +15,7 @@ __all__ = (
     "Target",
     "TaskId",
     "Thread",
+    "ThreadFilter",
     "ThreadOption",
     "Traceback",
     "Wait",
@@ -40,6 +41,12 @@ Thread = Annotated[
 ]
 ThreadOption = Annotated[
     str, typer.Option("--thread", metavar="ID", callback=checked_id, help="The thread's id.")
+]
+ThreadFilter = Annotated[
+    str | None,
+    typer.Option(
+        "--thread", metavar="ID", callback=checked_id, help="Only the runs of this thread."
+    ),
 ]
 TaskId = Annotated[
     str,

@@ -8,6 +8,7 @@ from taskflow.errors import CheckpointCorrupt, RunCancelled, RunNotFound
 from taskflow.records import RunStatus, Wait
 from taskflow.stores.base import Store
 from taskflow.stores.rows import RunRow
+from taskflow.wire import failures
 from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Sleeper", "settle", "waits_of")
@@ -27,7 +28,7 @@ class Sleeper(Protocol):
 
 
 async def settle(sleeper: Sleeper, store: Store) -> None:
-    """End a sleep if the run has ended elsewhere for good. Raises StoreError."""
+    """End a sleep if the run has ended elsewhere. Raises StoreError."""
     damage: CheckpointCorrupt | None = None
     row: RunRow | None = None
     try:
@@ -42,6 +43,8 @@ async def settle(sleeper: Sleeper, store: Store) -> None:
         sleeper.end(RunNotFound(sleeper.thread_id))
     elif row.status == RunStatus.CANCELLED:
         sleeper.end(RunCancelled(sleeper.thread_id, row.run_id))
+    elif row.status == RunStatus.ERROR:
+        sleeper.end(failures.rebuild(failures.Failure.parse(row.error or b"{}")))
     elif row.status == RunStatus.SUCCESS:
         sleeper.answer(row.verified().result or b"null")
 

@@ -23,7 +23,7 @@ is woken takes several. The states:
 | claiming   | ended      | the claim is refused, or answered by a run that has succeeded |
 | executing  | concluding | the body has ended, by itself or because the round was stopped |
 | executing  | ended      | the engine itself has failed: whoever waits is told even so |
-| concluding | asleep     | a pause is committed, and somebody patient waits |
+| concluding | asleep     | a pause is committed, and somebody waits through it |
 | concluding | claiming   | a pause is committed, and over already; or the run is to be cancelled |
 | concluding | ended      | the end, release or pause of the run is committed or refused |
 | asleep     | claiming   | a signal, a deadline, a waiter or recovery wakes it |
@@ -54,7 +54,7 @@ from taskflow.runs.frame import FRAME
 from taskflow.runs.run import Run, RunServices
 from taskflow.runtime.conclusions import Cause, interrupted
 from taskflow.runtime.elsewhere import settle, waits_of
-from taskflow.runtime.rounds import Engine, Pause, Round, earliest, released
+from taskflow.runtime.rounds import Engine, Pause, Round, earliest, needs_answer, released
 from taskflow.runtime.waiters import Waiters
 from taskflow.stores.batches import Claim, Claimed
 from taskflow.wire import failures
@@ -88,6 +88,7 @@ class Registrar(Protocol):
     def wake(self, execution: Execution) -> None: ...
     def granted(self, execution: Execution, superseded: str | None) -> None: ...
     def fell_asleep(self, execution: Execution, due: float | None) -> None: ...
+    def set_alarm(self, execution: Execution, due: float | None) -> None: ...
     def ended(self, execution: Execution) -> None: ...
     def is_automatic(self, execution: Execution) -> bool:
         """Whether nobody asked for this round but a signal, a deadline or recovery."""
@@ -238,6 +239,23 @@ class Execution:
         """The first of its deadlines has come: it goes on when it is its turn."""
         self._keeper.registry.wake(self)
 
+    def pause_elsewhere(self, waits: Sequence[Wait], epoch: int, due: float | None) -> None:
+        """Another runtime has paused the run again: asleep → asleep, or ended.
+
+        Ended where the run waits for an answer by now, and whoever is left waits for times alone.
+        """
+        assert self.sleep is not None
+        self.epoch = epoch
+        self.sleep.is_elsewhere = False
+        paused: RunPaused | None = None
+        if needs_answer(waits):
+            paused = RunPaused(self.thread_id, self.run_id or "", waits)
+            if not self.waiters.patient:
+                self.end(paused)
+                return
+        self.waiters.tell_asleep(paused, needs_answer=paused is not None)
+        self._keeper.registry.set_alarm(self, due)
+
     def end(self, error: BaseException) -> None:
         """Tell everybody that the run goes on here no more: asleep → ended.
 
@@ -359,11 +377,11 @@ class Execution:
         return run
 
     def _rest(self, rest: Pause | ThreadBusy) -> None:
-        """Sleep until the run goes on, or is free again; tell waiters that are not patient.
+        """Sleep until the run goes on, or is free again; tell waiters who do not wait for that.
 
         Before: concluding, with the pause committed; or claiming, where another runtime executes
         the run. After: asleep; or claiming, where the pause is over already; or ended, where nobody
-        patient waits.
+        waits on.
         """
         round_, waiters, keeper = self.round, self.waiters, self._keeper
         assert round_ is not None
@@ -376,24 +394,29 @@ class Execution:
             self._move(State.CLAIMING)
             self._begin_round(Cause.CANCELLED if round_.cause is Cause.CANCELLED else Cause.NONE)
             return
-        waits = rest.waits if isinstance(rest, Pause) else []
-        ends = not waiters.patient or keeper.is_ending
+        is_elsewhere = isinstance(rest, ThreadBusy)
+        waits = [] if isinstance(rest, ThreadBusy) else rest.waits
+        is_timed = not is_elsewhere and not needs_answer(waits)  # everybody waits for times
+        stays = waiters.count_through(is_timed=is_timed, is_elsewhere=is_elsewhere)
+        ends = not stays or keeper.is_ending
         paused: TaskflowError | None = None
         if isinstance(rest, ThreadBusy):
             paused = rest
-        elif ends or waiters.is_anyone_impatient:
+        elif not is_timed and (ends or waiters.is_anyone_impatient):
             paused = RunPaused(self.thread_id, self.run_id or "", waits)
         self.round = self.task = None
         if ends:
             self._move(State.ENDED)
             waiters.tell_paused(paused)
-            self.error = None if waiters.patient else paused
+            self.error = None if stays else paused
             self._tell_ended()
             return
         self._move(State.ASLEEP)
-        self.sleep = Sleep(is_elsewhere=isinstance(rest, ThreadBusy))
+        self.sleep = Sleep(is_elsewhere=is_elsewhere)
         keeper.registry.fell_asleep(self, earliest(waits))
-        waiters.tell_asleep(paused)
+        waiters.tell_asleep(paused, needs_answer=not (is_timed or is_elsewhere))
+        if is_timed:
+            waiters.outlast()
 
     def _begin_round(self, cause: Cause) -> None:
         """Claim a run again that was paused. Before and after: claiming."""
@@ -401,6 +424,7 @@ class Execution:
             self.claim,
             run_id=self.run_id,
             now=self._keeper.clock.now(),
+            fresh=False,
             supersede=False,
             epoch=None,
             takes_over=False,

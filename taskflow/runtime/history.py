@@ -122,51 +122,60 @@ async def prune(
     return total
 
 
-async def cancel(service: Service, thread_id: str) -> None:
-    """End a thread's unfinished run for good, whichever process executes it.
+async def cancel(service: Service, thread_id: str, run_id: str | None) -> None:
+    """End a thread's run (None: the latest) for good, whichever process executes it.
 
     Raises RunNotFound.
     """
     check_call_room()
     check_id(thread_id, "thread id")
+    if run_id is not None:
+        check_text(run_id, "run id")
     # The run that sleeps or executes here may have been ended elsewhere, and another one begun.
-    if await _cancel_asleep(service, thread_id) or await _cancel_executing(service, thread_id):
+    if await _cancel_asleep(service, thread_id, run_id):
         return
-    row = await service.store.run(thread_id, None)
+    if await _cancel_executing(service, thread_id, run_id):
+        return
+    row = await service.store.run(thread_id, run_id)
     if row is not None and row.run_id == BLOCK_RUN_ID:
         raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: delete() it")
-    row = await service.store.cancel(thread_id, service.clock.now())
+    row = await service.store.cancel(thread_id, service.clock.now(), run_id)
     if row is None or row.status == RunStatus.SUCCESS:
-        raise RunNotFound(thread_id, "unfinished run")
+        raise _none_to_cancel(thread_id, run_id)
 
 
-async def _cancel_asleep(service: Service, thread_id: str) -> bool:
-    """Cancel the run that sleeps here; whether it is the thread's latest.
+def _none_to_cancel(thread_id: str, run_id: str | None) -> RunNotFound:
+    named = "" if run_id is None else f" {run_id!r}"
+    return RunNotFound(thread_id, f"unfinished run{named}")
+
+
+async def _cancel_asleep(service: Service, thread_id: str, run_id: str | None) -> bool:
+    """Cancel the run that sleeps here; whether it is the one that was asked for.
 
     Raises RunNotFound where that one has succeeded elsewhere.
     """
     asleep = service.registry.asleep.get(thread_id)
-    if asleep is None:
+    if asleep is None or run_id not in (None, asleep.run_id):
         return False
-    row = await service.store.run(thread_id, None)
+    row = await service.store.run(thread_id, run_id)
     await asleep.cancel()
     if row is None or asleep.run_id != row.run_id:
         return False
     if asleep.status == RunStatus.SUCCESS:
-        raise RunNotFound(thread_id, "unfinished run")
+        raise _none_to_cancel(thread_id, run_id)
     return True
 
 
-async def _cancel_executing(service: Service, thread_id: str) -> bool:
-    """Cancel the run that executes here; whether it is the thread's latest."""
+async def _cancel_executing(service: Service, thread_id: str, run_id: str | None) -> bool:
+    """Cancel the run that executes here; whether it is the one that was asked for."""
     execution = service.registry.executing.get(thread_id)
     if execution is None:
         return False
     with contextlib.suppress(TaskflowError):
         await execution.waiters.begun.wait()
-    if execution.waiters.ended.done():
+    if execution.waiters.ended.done() or run_id not in (None, execution.run_id):
         return False
-    row = await service.store.run(thread_id, None)
+    row = await service.store.run(thread_id, run_id)
     await execution.cancel()
     run = execution.run  # others may have ended or deleted the one of the row
     return row is not None and (run is None or run.row.number == row.number)

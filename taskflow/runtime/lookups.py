@@ -46,6 +46,7 @@ async def run(service: Service, thread_id: str, run_id: str | None) -> RunRecord
 async def runs(
     service: Service,
     *,
+    thread_id: str | None,
     status: str | None,
     workflow: str | Workflow[..., Any, Any] | None,
     before: int | None,
@@ -58,7 +59,11 @@ async def runs(
     if name is not None:
         check_text(name, "workflow's name")
     asked = None if status is None else RunStatus(status)
-    rows = await service.store.runs(asked, name, before, limit)
+    if thread_id is None:
+        rows = await service.store.runs(asked, name, before, limit)
+    else:
+        check_id(thread_id, "thread id")
+        rows = await service.store.runs(asked, name, before, limit, thread_id)
     return await _in_turns(rows, run_record)
 
 

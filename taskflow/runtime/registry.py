@@ -87,6 +87,12 @@ class Registry:
         return not (self.executing or self.asleep or self.blocks)
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs in hand: of executions that execute, and of blocks."""
+        found = [each.run for each in self.executing.values()]
+        return [run for run in (*found, *self.blocks.values()) if run is not None]
+
+    @property
     def room(self) -> int:
         """How many more automatic rounds may begin."""
         return self._limit - len(self._automatic) - len(self._waking)
@@ -109,7 +115,7 @@ class Registry:
     def recover(self, execution: Execution) -> None:
         """Begin the round of a run that nobody asked for."""
         self._automatic.add(execution)
-        execution.waiters.join(patient=False)  # whoever joins and leaves again does not end it
+        execution.waiters.join_unseen()
         self.spawn(execution)
 
     def granted(self, execution: Execution, superseded: str | None) -> None:

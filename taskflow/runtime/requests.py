@@ -7,6 +7,7 @@ executes is ThreadBusy, or, for a caller that waits, claimed again until it has 
 
 from __future__ import annotations
 
+import contextlib
 from itertools import count
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from msgspec import structs
 from taskflow.calls.workflows import Workflow
 from taskflow.errors import RunUnfinished, StoreError, ThreadBusy
 from taskflow.loops.promises import check_call_room
-from taskflow.runtime.executions import Execution
+from taskflow.runtime.executions import Execution, State
 from taskflow.runtime.services import Service
 from taskflow.stores.batches import Claim
 from taskflow.stores.claims import decide
@@ -46,6 +47,12 @@ def check_serving(service: Service, thread_id: str, run_id: str | None) -> None:
         raise RunUnfinished(
             thread_id, run_id or "", "this runtime is drained or closed, and begins nothing more"
         )
+
+
+def _may_be_answered(execution: Execution) -> bool:
+    """Whether its first claim is under way: the record of a run that has ended may answer it."""
+    is_claiming = execution.state is State.CLAIMING and not execution.waiters.begun.done()
+    return is_claiming and not execution.claim.fresh
 
 
 class Request:
@@ -102,7 +109,7 @@ class Request:
         self._is_followed = True
         if busy.run_id is not None:
             self._claim = structs.replace(
-                self._claim, run_id=busy.run_id, supersede=False, continues=True
+                self._claim, run_id=busy.run_id, fresh=False, supersede=False, continues=True
             )
         if awaits:
             self._claim = structs.replace(self._claim, awaits=True)
@@ -139,6 +146,10 @@ class Request:
             if execution.cause.is_unwinding:
                 await execution.waiters.ended.settled()
                 continue
+            if claim.fresh and _may_be_answered(execution):
+                with contextlib.suppress(Exception):  # its own callers are told
+                    await execution.waiters.begun.wait()
+                continue
             if not execution.answers(claim):
                 if (answer := await self._answer()) is not None:
                     return answer
@@ -147,7 +158,7 @@ class Request:
         if thread_id in service.registry.blocks:
             raise ThreadBusy(thread_id, "a Runtime.thread() block is open on it")
         asleep = service.registry.asleep.get(thread_id)
-        if asleep is not None and asleep.answers(claim):
+        if asleep is not None and asleep.answers(claim) and not (claim.fresh and claim.supersede):
             asleep.wake()
             return asleep
         execution = Execution(claim, self._workflow, service)

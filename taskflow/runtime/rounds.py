@@ -23,7 +23,7 @@ from taskflow.stores.base import Store
 from taskflow.stores.batches import Claim, Claimed, Finish, Sent, Signal
 from taskflow.wire.pauses import encode_pause
 
-__all__ = ("Engine", "Pause", "Round", "earliest", "settled")
+__all__ = ("Engine", "Pause", "Round", "earliest", "needs_answer", "released", "settled")
 
 
 class Engine(Protocol):
@@ -229,6 +229,11 @@ def released(run: Run) -> Ending:
 def earliest(waits: Iterable[Wait]) -> float | None:
     """The first deadline of these waits, if one has any."""
     return min((each.deadline for each in waits if each.deadline is not None), default=None)
+
+
+def needs_answer(waits: Iterable[Wait]) -> bool:
+    """Whether one of these waits is for a signal."""
+    return any(each.kind == "signal" for each in waits)
 
 
 async def settled(latch: Latch) -> bool:

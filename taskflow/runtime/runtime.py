@@ -159,20 +159,26 @@ class Runtime:
         *,
         thread_id: str,
         run_id: str | None = None,
+        fresh: bool = False,
         supersede: bool = False,
         wait: bool = False,
     ) -> T:
         """Run a workflow on a thread; continue or join its run, or return its recorded result.
 
         ``run_id`` names the run (a message's id, an idempotency key); without it the thread's
-        latest run is meant, and another input makes a new one. ``supersede`` cancels an unfinished
-        run of another input. ``wait`` waits through pauses, until signals and times have come; and
-        for an equal run of another process, which it takes over if that process dies.
+        latest run is meant, and another input makes a new one. A run that has failed is continued
+        by the same input. ``fresh`` makes a new run though the latest has ended with the same
+        input; one that has not ended is continued all the same. ``supersede`` cancels a run of
+        another input (with ``fresh``, of any) that has not ended.
+
+        Timers are waited for, however long. Where the run waits for an answer, RunPaused is raised;
+        with ``wait`` its signal is waited for, and so is an equal run of another process, which is
+        taken over if that process dies.
 
         Raises what the workflow raises; RunPaused, ThreadBusy, RunUnfinished, RunCancelled,
-        HistoryMismatch, LeaseLost or StoreError.
+        HistoryMismatch, LeaseLost or StoreError. ValueError for ``fresh`` with a ``run_id``.
         """
-        request = self._request(call, thread_id, run_id, supersede, wait)
+        request = self._request(call, thread_id, run_id, fresh, supersede, wait)
         return await request.result()  # type: ignore[no-any-return]
 
     async def start(
@@ -181,6 +187,7 @@ class Runtime:
         *,
         thread_id: str,
         run_id: str | None = None,
+        fresh: bool = False,
         supersede: bool = False,
         wait: bool = False,
     ) -> RunHandle[T]:
@@ -190,16 +197,16 @@ class Runtime:
         equal run of another process has ended, or its process has. Raises what `run` raises before
         it executes anything.
         """
-        request = self._request(call, thread_id, run_id, supersede, wait)
+        request = self._request(call, thread_id, run_id, fresh, supersede, wait)
         return RunHandle(await request.begun(patient=True))
 
-    async def resume(self, thread_id: str, *, wait: bool = False) -> Any:
-        """Continue a thread's latest run with its recorded input; the result.
+    async def resume(self, thread_id: str, *, run_id: str | None = None, wait: bool = False) -> Any:
+        """Continue a thread's run (the latest) with its recorded input; the result.
 
         Raises RunNotFound, UnknownWorkflow, and what `run` raises.
         """
         service = self._open()
-        row = await lookups.run_row(service, thread_id, None)
+        row = await lookups.run_row(service, thread_id, run_id)
         if row.run_id == BLOCK_RUN_ID:
             raise RunNotFound(thread_id, "run of a workflow, but thread() blocks: enter one again")
         definition = self._workflows.get(row.workflow)
@@ -217,13 +224,14 @@ class Runtime:
         *,
         id: str | None = None,  # noqa: A002
     ) -> None:
-        """Send the signal ``name`` to the thread's unfinished run; it is durable on return.
+        """Send the signal ``name`` to the thread's latest run; it is durable on return.
 
         It may be sent before the run asks for it with `taskflow.receive`. With an ``id`` (a
         message's, say) it is taken once, however often it is sent. ``value`` is anything that JSON
         carries.
 
-        Raises RunNotFound where the thread has no unfinished run, and SerializationError where
+        Raises RunNotFound where that run has succeeded or was cancelled, or there is none (one that
+        has failed keeps the signal until it is continued); and SerializationError where
         JSON cannot carry the value, or where the run waits for this signal, its type is known in
         this process, and the value does not fit it.
         """
@@ -236,17 +244,18 @@ class Runtime:
         *,
         thread_id: str,
         run_id: str | None = None,
+        fresh: bool = False,
         supersede: bool = False,
         wait: bool = False,
         buffer: int = BUFFER,
     ) -> AsyncIterator[Stream[T]]:
         """Do what `run` does, for a block that reads its events: an asynchronous iterator.
 
-        It ends when the run has ended or, without ``wait``, has paused; its ``result()`` then
-        returns or raises what `run` would. Leaving the block earlier cancels the run, unless others
-        wait for it. At most ``buffer`` events are kept for a slow reader.
+        It ends when the run has ended or, without ``wait``, waits for an answer; its ``result()``
+        then returns or raises what `run` would. Leaving the block earlier cancels the run, unless
+        others wait for it. At most ``buffer`` events are kept for a slow reader.
         """
-        request = self._request(call, thread_id, run_id, supersede, wait)
+        request = self._request(call, thread_id, run_id, fresh, supersede, wait)
         service = self._open()
         listener = service.feeds.listen(thread_id, buffer)
         try:
@@ -301,14 +310,23 @@ class Runtime:
     async def runs(
         self,
         *,
+        thread_id: str | None = None,
         status: str | None = None,
         workflow: str | Workflow[..., Any, Any] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[RunRecord]:
-        """At most ``limit`` runs, newest first; ``before=runs[-1].number`` gives the next page."""
+        """At most ``limit`` runs, newest first; ``before=runs[-1].number`` gives the next page.
+
+        Those of all threads, or of one; of any status and workflow, or of one.
+        """
         return await lookups.runs(
-            self._open(), status=status, workflow=workflow, before=before, limit=limit
+            self._open(),
+            thread_id=thread_id,
+            status=status,
+            workflow=workflow,
+            before=before,
+            limit=limit,
         )
 
     async def tasks(self, thread_id: str, run_id: str | None = None) -> list[TaskRecord]:
@@ -416,12 +434,15 @@ class Runtime:
         """
         return await history.adopt(self._open(), lines, to)
 
-    async def cancel(self, thread_id: str) -> None:
-        """End a thread's unfinished run for good, whichever process executes it.
+    async def cancel(self, thread_id: str, *, run_id: str | None = None) -> None:
+        """End a thread's run (the latest) for good, whichever process executes it, or none.
 
-        Raises RunNotFound where the thread has no run, or its latest has succeeded.
+        A body that executes in another process is cancelled within that one's poll interval. A run
+        that has failed is not continued any more.
+
+        Raises RunNotFound where there is no such run, or it has succeeded.
         """
-        await history.cancel(self._open(), thread_id)
+        await history.cancel(self._open(), thread_id, run_id)
 
     async def delete(self, thread_id: str) -> None:
         """Delete a thread with everything that is recorded on it.
@@ -446,6 +467,7 @@ class Runtime:
         call: WorkflowCall[Any],
         thread_id: str,
         run_id: str | None,
+        fresh: bool,
         supersede: bool,
         wait: bool,
     ) -> Request:
@@ -458,6 +480,11 @@ class Runtime:
         check_id(thread_id, "thread id")
         if run_id is not None:
             check_id(run_id, "run id")
+            if fresh:
+                raise ValueError(
+                    f"run_id={run_id!r} names one run, and fresh=True asks for a new one under an "
+                    "id of its own: pass one of them"
+                )
         self._workflows.setdefault(call.definition.name, call.definition)
         claim = Claim(
             thread_id,
@@ -469,6 +496,7 @@ class Runtime:
             service.owner,
             service.clock.now(),
             supersede,
+            fresh=fresh,
         )
         return Request(service, claim, call.definition, wait=wait)
 

@@ -37,7 +37,6 @@ class Awaited(Protocol):
 
     @property
     def is_asleep(self) -> bool: ...
-
     def outcome(self) -> Any:
         """The result, or the error raised, once it has ended."""
         ...
@@ -54,9 +53,10 @@ class Awaited(Protocol):
 class Waiters:
     """Those who wait for one execution.
 
-    A waiter is *patient* or not. Whoever is not patient is told when the run pauses; the others
-    wait through pauses, and while one of them does, a paused execution sleeps instead of ending.
-    The last waiter who leaves stops the execution, and stays until it is unwound.
+    A waiter is *patient* or not. All of them wait through timers. Whoever is not patient is told
+    when the run waits for an answer; the others wait for that, too. While somebody waits through a
+    pause, the execution sleeps instead of ending. The last waiter who leaves stops the execution,
+    and stays until it is unwound.
 
     Three things are told, each at most once in a round: it has *begun* (the run is claimed, or the
     claim was answered or refused), the *round is over* (the run has paused or ended), it has
@@ -67,7 +67,10 @@ class Waiters:
     __slots__ = (
         "_execution",
         "_is_over",
+        "_needs_answer",
+        "_outlasts",
         "_runs",
+        "_unseen",
         "begun",
         "count",
         "ended",
@@ -82,6 +85,9 @@ class Waiters:
         self.begun = Latch()
         self.ended = Latch()
         self._is_over: Latch | None = Latch()  # the round; None while asleep
+        self._needs_answer = False  # it sleeps until somebody sends a signal
+        self._unseen = 0  # of the count: nobody, but it must not fall to 0
+        self._outlasts = False  # some who are not patient have waited through a pause
         self._execution = execution
         self._runs: list[Waiters] | None = None  # of the executions whose code waits here
 
@@ -92,11 +98,17 @@ class Waiters:
         self.count += 1
         self.patient += patient
 
+    def join_unseen(self) -> None:
+        """Count in nobody: whoever joins and leaves again does not stop the execution."""
+        self._unseen += 1
+        self.count += 1
+
     async def wait(self, *, patient: bool = True) -> Any:
         """Join, and wait for the workflow's result, which is decoded anew for each waiter.
 
-        A waiter that is cancelled leaves. Raises RunPaused where the run pauses and the waiter is
-        not patient, and ThreadBusy where the waiter is code of a run that this one waits for.
+        A waiter that is cancelled leaves. Raises RunPaused where the run waits for an answer and
+        the waiter is not patient, and ThreadBusy where the waiter is code of a run that this one
+        waits for.
         """
         frame = FRAME.get()
         caller = _waiters_of(frame)
@@ -115,23 +127,40 @@ class Waiters:
         return outcome
 
     async def _wait(self, patient: bool) -> Any:
-        execution = self._execution
         self.is_awaited = True
-        if execution.is_asleep and not patient:
-            waits = await execution.paused_for()
-            raise RunPaused(execution.thread_id, execution.run_id or "", waits)
         self.join(patient=patient)
-        # Who is not patient hears of the pause, though the run may go on by then.
-        over = self.ended if patient or self._is_over is None else self._is_over
         try:
-            await over.settled()
+            error = await (self.ended.settled() if patient else self._over())
         except BaseException:
             await self.leave(patient=patient)
             raise
         self._count_out(patient)
-        if over.error is not None:
-            raise again(over.error)
-        return execution.outcome()
+        if error is None:
+            return self._execution.outcome()
+        if not self.count and self._execution.is_asleep:
+            self._execution.give_up()
+        raise again(error)
+
+    async def _over(self) -> BaseException | None:
+        """Wait for the end, or until the run waits for an answer; that as an error, or None.
+
+        Another owner is no error for those who have waited through a pause: they wait for that one.
+        """
+        execution = self._execution
+        has_outlasted = False
+        while not self.ended.done():
+            if self._needs_answer:
+                waits = await execution.paused_for()
+                return RunPaused(execution.thread_id, execution.run_id or "", waits)
+            # Who is told of a pause hears of it, though the run may go on by then.
+            over = self._is_over = self._is_over or Latch()
+            await over.settled()
+            if over.error is not None and not (
+                has_outlasted and isinstance(over.error, ThreadBusy)
+            ):
+                return over.error
+            has_outlasted = True
+        return None
 
     async def wait_begun(self, *, patient: bool = True) -> None:
         """Join, and wait until the run is claimed or the claim answered.
@@ -162,6 +191,7 @@ class Waiters:
     def _count_out(self, patient: bool) -> None:
         self.count -= 1
         self.patient -= patient
+        self._outlasts = self._outlasts and self.count > self.patient + self._unseen
 
     # Runs that wait for runs.
 
@@ -202,7 +232,17 @@ class Waiters:
 
     def is_over(self, *, patient: bool) -> bool:
         """Whether there is nothing more to wait for."""
-        return self.ended.done() or (not patient and self._execution.is_asleep)
+        return self.ended.done() or (not patient and self._needs_answer)
+
+    def count_through(self, *, is_timed: bool, is_elsewhere: bool) -> int:
+        """How many wait on while the run sleeps: for times alone, or for another owner."""
+        if is_timed or (is_elsewhere and self._outlasts):
+            return self.count - self._unseen
+        return self.patient
+
+    def outlast(self) -> None:
+        """A sleep for times alone has begun: whoever waits now waits through it."""
+        self._outlasts = self.count > self.patient + self._unseen
 
     def tell_begun(self) -> None:
         """The run is claimed."""
@@ -212,11 +252,16 @@ class Waiters:
     def expect_round(self) -> None:
         """Another round begins: the next pause is told again."""
         self._is_over = self._is_over or Latch()
+        self._needs_answer = False
 
-    def tell_asleep(self, paused: BaseException | None) -> None:
-        """The execution sleeps: whoever is not patient is told so."""
+    def tell_asleep(self, paused: BaseException | None, *, needs_answer: bool) -> None:
+        """The execution sleeps: whoever does not wait through that is told so.
+
+        ``needs_answer``: until somebody sends a signal, and not for a time or another owner alone.
+        """
         self.tell_paused(paused)
         self._is_over = None
+        self._needs_answer = needs_answer
         self.tell_begun()
         self.begun = DONE
 

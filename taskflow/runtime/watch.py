@@ -1,13 +1,15 @@
 """`Watch`: regular looks at the store for what other processes do.
 
-Signals that they send, runs that they continue in place of one that sleeps here, and, with
-``recover=True``, runs that are due or whose owner has died. When to look is decided by `Pace`, and
+Signals that they send, runs that they end or take over while they execute here, runs that they
+continue in place of one that sleeps here, and, with ``recover=True``, runs that are due or whose
+owner has died. When to look is decided by `Pace`, and
 what to continue by `Recovery`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +17,24 @@ from typing import Any
 import anyio
 
 from taskflow.calls.workflows import Workflow
-from taskflow.errors import CheckpointCorrupt, StoreError
+from taskflow.errors import (
+    CheckpointCorrupt,
+    LeaseLost,
+    RunCancelled,
+    SchemaTooNew,
+    StoreError,
+)
 from taskflow.loops.promises import Latch, Promise, keep, uninterrupted
 from taskflow.records import RunStatus
+from taskflow.runs.activity import again
+from taskflow.runs.run import Run
 from taskflow.runtime.elsewhere import settle
 from taskflow.runtime.executions import Execution
 from taskflow.runtime.recovery import Recovery
 from taskflow.runtime.services import Service
 from taskflow.stores.rows import RunRow
 from taskflow.wire import failures
+from taskflow.wire.pauses import decode_waits
 
 __all__ = ("Pace", "Watch")
 
@@ -74,6 +85,7 @@ class Watch:
         self._sent_here: set[int] = set()  # signals above `_news` that this process has sent
         self._news = 0  # the sequence of the latest signal that was seen
         self._has_failed = False  # the latest look, which is logged once
+        self._has_given_up = False
         self._is_closing = False
         self._ended = Latch()
 
@@ -122,14 +134,37 @@ class Watch:
             service.journal.release_again()
             await service.registry.release_doubtful()
             await self._look_for_signals()
+            await self._look_at_executing()
             await self._look_at_awaited()
             if service.settings.recover:
                 await self._recovery.look()
             self._has_failed = False
+        except SchemaTooNew as error:
+            await self._give_up(error)
         except StoreError as error:
             if not self._has_failed:
                 logger.warning("the store cannot be looked at, and is tried again: %s", error)
             self._has_failed = True
+
+    async def _give_up(self, error: SchemaTooNew) -> None:
+        """End everything here, as a newer taskflow has migrated the store; then let go of it.
+
+        Nothing can be written any more, not even that a run is released. So the lease is given up
+        once no body executes: then others continue the runs, and nothing executes twice at once.
+        """
+        if self._has_given_up:
+            return
+        self._has_given_up = True
+        logger.error("%s", error)
+        service = self._service
+        for run in service.registry.runs:
+            run.activity.break_off(again(error))
+            run.activity.unwind()
+        for execution in list(service.registry.asleep.values()):
+            execution.end(again(error))
+        for execution in list(service.registry.executing.values()):
+            await execution.waiters.ended.settled()
+        await service.store.close(service.owner)
 
     async def _look_for_signals(self) -> None:
         service = self._service
@@ -149,6 +184,28 @@ class Watch:
         """Whether no run is here that a signal could concern."""
         service = self._service
         return service.registry.is_empty
+
+    async def _look_at_executing(self) -> None:
+        """Runs that execute here may have been ended, deleted or taken over by other processes."""
+        executing = {
+            run.row.number: run for run in self._service.registry.runs if run.broken is None
+        }
+        if not executing:
+            return
+        epochs = await self._service.store.epochs(list(executing))
+        for number, run in executing.items():
+            if epochs.get(number) != run.key.epoch and not run.activity.has_ended:
+                await self._lose(run)
+
+    async def _lose(self, run: Run) -> None:
+        """End what executes of a run that is not this runtime's any more."""
+        row: RunRow | None = None
+        with contextlib.suppress(CheckpointCorrupt):
+            row = await self._service.store.run(run.thread_id, run.run_id)
+        if row is not None and row.status != RunStatus.CANCELLED:
+            run.activity.break_off(LeaseLost(run.thread_id, run.run_id))
+        else:
+            run.activity.break_off(RunCancelled(run.thread_id, run.run_id))
 
     async def _look_at_awaited(self) -> None:
         """Sleeping runs may have been continued, paused and ended by other processes."""
@@ -175,18 +232,19 @@ class Watch:
         if row.owner is not None:  # it may have died
             self._service.registry.wake(execution)
             return
-        execution.epoch = row.epoch
-        if execution.sleep is not None:
-            execution.sleep.is_elsewhere = False
         try:
             row.verified()
         except CheckpointCorrupt as damage:
             execution.end(damage)
             return
+        if row.status == RunStatus.PAUSED:
+            execution.pause_elsewhere(decode_waits(row.waits), row.epoch, row.due)
+            return
+        execution.epoch = row.epoch
+        if execution.sleep is not None:
+            execution.sleep.is_elsewhere = False
         if row.status == RunStatus.ERROR:
             error = failures.rebuild(failures.Failure.parse(row.error or b"{}"))
             execution.end(error)
-        elif row.status == RunStatus.PAUSED:
-            self._service.registry.set_alarm(execution, row.due)
         else:
             self._service.registry.wake(execution)

@@ -16,11 +16,13 @@ What a store promises:
 - A claim never waits. Whether it gets its run is decided by `claims.decide` alone; a claim that is
   turned down is answered by the exception, and hurts no other part of the batch.
 - ``(thread_id, run_id)``, ``(thread_id, sequence)``, ``(thread_id, task_id)`` and, where a call has
-  taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is unfinished.
-- A signal goes to its thread's unfinished run, and is RunNotFound where there is none. One whose id
-  is on the thread already is not written again; but it moves to that run where no call took it
-  before its own run ended. A run that gets one while it is paused or released is due at once; so
-  is one that pauses without knowing its latest signal.
+  taken one, ``(thread_id, signal)`` are unique, and at most one run of a thread is *open*: running
+  or paused. A thread's *latest* run is its open one, which may be a failed one that was continued
+  after others had ended; else the one with the highest sequence.
+- A signal goes to its thread's latest run, if that is open or has failed, and is RunNotFound where
+  it does not. One whose id is on the thread already is not written again; but it moves to that run
+  where no call took it before its own run ended. A run that gets one while it is paused or released
+  is due at once; so is one that pauses without knowing its latest signal.
 - With a call the deadline that was recorded for it (`kinds.wait_id`) is dropped, too.
 - A thread that is made by ``fork`` or ``adopt`` is there as a whole or not at all, and of two that
   are made under one id at once one is ThreadExists. What is copied is verified first, and gets
@@ -39,7 +41,7 @@ of a write.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -128,9 +130,14 @@ class Store(Protocol):
         ...
 
     async def runs(
-        self, status: str | None, workflow: str | None, before: int | None, limit: int
+        self,
+        status: str | None,
+        workflow: str | None,
+        before: int | None,
+        limit: int,
+        thread_id: str | None = None,
     ) -> Sequence[RunRow]:
-        """Runs with a number below ``before``, newest first."""
+        """Runs with a number below ``before``, newest first; of one thread, if it is named."""
         ...
 
     async def checkpoints(
@@ -200,10 +207,14 @@ class Store(Protocol):
         ...
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
-        """End a thread's unfinished run for good, though an owner executes it; its row as it was.
+        """End a thread's latest run, or the run ``run_id``, for good; its row as it was.
 
-        With ``run_id`` only that one. Where there is nothing to end: the thread's latest run.
+        Also one that an owner executes, and one that has failed; a final run stays as it is.
         """
+        ...
+
+    async def epochs(self, numbers: Sequence[int]) -> Mapping[int, int]:
+        """The epochs of runs, by their numbers; those that are not there are left out."""
         ...
 
     async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:

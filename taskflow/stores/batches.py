@@ -67,6 +67,7 @@ class Claim(Struct, frozen=True):
     takes_over: bool = False  # by recovery, from an owner that is gone
     continues: bool = False  # only a run that is there
     awaits: bool = False  # the run's outcome elsewhere: a failure is the result, not continued
+    fresh: bool = False  # not the outcome or the rest of an equal run that has ended: a new run
 
     def new_row(self, number: int, sequence: int) -> RunRow:
         """The run that this claim begins."""

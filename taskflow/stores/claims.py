@@ -74,33 +74,53 @@ def _answer(claim: Claim, head: RunRow | None, tables: Tables) -> Claimed:
     latest = head and head.verified()
     decision = decide(claim, latest, known and known.verified(), tables.is_gone)
     held = known or latest
-    if held is None or decision in ("new", "supersede"):
-        return _begun(claim, latest, tables, supersedes=decision == "supersede")
-    if decision == "answer":
+    if decision == "answer" and held is not None:
         return Claimed(held, None, is_answer=True)
-    return _continued(claim, held, tables)
+    superseded = latest if decision == "supersede" else None
+    if held is None or decision == "new" or held is superseded:
+        return _begun(claim, latest, tables, superseded)
+    return _continued(claim, held, tables, superseded)
 
 
-def _begun(claim: Claim, head: RunRow | None, tables: Tables, *, supersedes: bool) -> Claimed:
+def _begun(
+    claim: Claim, latest: RunRow | None, tables: Tables, superseded: RunRow | None
+) -> Claimed:
     """A new run, which has no number yet."""
-    if head is None:
+    if latest is None:
         return Claimed(claim.new_row(0, 1), None, is_new=True)
 
-    row = claim.new_row(0, head.sequence + 1)
+    sequence = latest.sequence
+    if superseded is not None:  # it may have been continued after others had ended
+        sequence = tables.runs.last_sequence(latest.thread_id)
+    row = claim.new_row(0, sequence + 1)
     previous = _saved_before(row, tables)
-    if not supersedes:
-        return Claimed(row, previous, is_new=True)
-    tables.runs.update(cancelled(head, claim.now))
-    return Claimed(row, previous, is_new=True, superseded=head.run_id)
+    ended = _cancelled(superseded, claim, tables)
+    return Claimed(row, previous, is_new=True, superseded=ended)
 
 
-def _continued(claim: Claim, held: RunRow, tables: Tables) -> Claimed:
+def _continued(claim: Claim, held: RunRow, tables: Tables, superseded: RunRow | None) -> Claimed:
     previous = _saved_before(held, tables)  # before anything is written: it may be damaged
     row = continued(held, claim, lambda: tables.checkpoints.latest_of(held))
+    ended = _cancelled(superseded, claim, tables)
     tables.runs.update(row)
     last_signal = tables.checkpoints.last_signal(row)
     signals = tables.checkpoints.waiting_signals(row) if last_signal else ()
-    return Claimed(row, previous, signals=signals, last_signal=last_signal, waits=held.waits)
+    return Claimed(
+        row,
+        previous,
+        signals=signals,
+        last_signal=last_signal,
+        waits=held.waits,
+        superseded=ended,
+    )
+
+
+def _cancelled(superseded: RunRow | None, claim: Claim, tables: Tables) -> str | None:
+    """End the run that is superseded, if there is one; its id."""
+    if superseded is None:
+        return None
+    tables.runs.update(cancelled(superseded, claim.now))
+    return superseded.run_id
 
 
 def _saved_before(row: RunRow, tables: Tables) -> bytes | None:
@@ -126,25 +146,40 @@ def decide(
             return "answer"
         _check_free(claim, known, is_gone, same_run=True)
         _check_awaited(claim, known)
-        return "continue"
+        if latest is None or known.is_open or not latest.is_open:
+            return "continue"
+        return _superseding(claim, latest, is_gone)  # it has failed, and another run is open
 
     _check_may_begin(claim, latest)
     if latest is None:
         return "new"
     is_same = claim.run_id is None and latest.fingerprint == claim.fingerprint
-    if latest.is_final:
-        return "answer" if is_same and latest.status == RunStatus.SUCCESS else "new"
+    if not latest.is_open:
+        return _after_end(latest) if is_same and not claim.fresh else "new"
     _check_workflow(latest)
-    _check_free(claim, latest, is_gone, same_run=is_same)
-    if is_same:
+    if is_same and not (claim.fresh and claim.supersede):
+        _check_free(claim, latest, is_gone, same_run=True)
         return "continue"
+    return _superseding(claim, latest, is_gone)
+
+
+def _after_end(latest: RunRow) -> Decision:
+    """What becomes of a claim whose equal run was the thread's latest, and has ended."""
+    if latest.status == RunStatus.SUCCESS:
+        return "answer"
+    return "continue" if latest.status == RunStatus.ERROR else "new"
+
+
+def _superseding(claim: Claim, latest: RunRow, is_gone: Callable[[str], bool]) -> Decision:
+    """Supersede the open run in the way of a claim. Raises ThreadBusy or RunUnfinished."""
+    _check_free(claim, latest, is_gone, same_run=False)
     if claim.supersede:
         return "supersede"
     raise RunUnfinished(
         latest.thread_id,
         latest.run_id,
         f"{latest.workflow} with the input {_shown(latest.input)}; run it again to finish it, or "
-        "pass supersede=True to cancel it and begin a new run",
+        "pass supersede=True to cancel it for this one",
     )
 
 

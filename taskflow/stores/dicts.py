@@ -32,6 +32,7 @@ class RunTable:
     def __init__(self) -> None:
         self.by_number: dict[int, RunRow] = {}
         self.threads: dict[str, list[int]] = {}  # oldest first
+        self._open: dict[str, int] = {}  # the number of each thread's open run
         self._numbers = count(1)
 
     def standing(self, number: int) -> tuple[int, str] | None:
@@ -46,22 +47,22 @@ class RunTable:
         return next((row for row in self.of(thread_id) if row.run_id == run_id), None)
 
     def latest(self, thread_id: str) -> RunRow | None:
+        number = self._open.get(thread_id)
+        if number is None:
+            numbers = self.threads.get(thread_id)
+            number = numbers[-1] if numbers else None
+        return None if number is None else self.by_number[number]
+
+    def last_sequence(self, thread_id: str) -> int:
         numbers = self.threads.get(thread_id)
-        return self.by_number[numbers[-1]] if numbers else None
+        return self.by_number[numbers[-1]].sequence if numbers else 0
 
     def heads(self, thread_ids: Sequence[str]) -> dict[str, RunRow]:
-        found: dict[str, RunRow] = {}
-        for thread_id in thread_ids:
-            if numbers := self.threads.get(thread_id):
-                found[thread_id] = self.by_number[numbers[-1]]
-        return found
+        found = ((thread_id, self.latest(thread_id)) for thread_id in thread_ids)
+        return {thread_id: row for thread_id, row in found if row is not None}
 
     def check_absent(self, thread_id: str) -> None:
         pass  # dicts lose nothing
-
-    def unfinished(self, thread_id: str) -> RunRow | None:
-        row = self.latest(thread_id)
-        return None if row is None or row.is_final else row
 
     def previous(self, run: RunRow) -> RunRow | None:
         for row in reversed(self.of(run.thread_id)):
@@ -75,12 +76,16 @@ class RunTable:
     def add(self, run: RunRow) -> RunRow:
         """Insert a run; the same row with its number."""
         row = structs.replace(run, number=next(self._numbers))
-        self.by_number[row.number] = row
         self.threads.setdefault(row.thread_id, []).append(row.number)
+        self.update(row)
         return row
 
     def update(self, run: RunRow) -> None:
         self.by_number[run.number] = run
+        if run.is_open:
+            self._open[run.thread_id] = run.number
+        elif self._open.get(run.thread_id) == run.number:
+            del self._open[run.thread_id]
 
     def make_due(self, run: RunRow) -> None:
         self.update(structs.replace(run, due=0.0))
@@ -88,6 +93,8 @@ class RunTable:
     def drop(self, thread_id: str, number: int) -> None:
         """Delete a run; the thread with its last one."""
         del self.by_number[number]
+        if self._open.get(thread_id) == number:
+            del self._open[thread_id]
         numbers = self.threads[thread_id]
         numbers.remove(number)
         if not numbers:

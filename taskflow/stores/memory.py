@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -105,17 +105,28 @@ class MemoryStore:
         return self._tables.runs.run(thread_id, run_id)
 
     async def runs(
-        self, status: str | None, workflow: str | None, before: int | None, limit: int
+        self,
+        status: str | None,
+        workflow: str | None,
+        before: int | None,
+        limit: int,
+        thread_id: str | None = None,
     ) -> Sequence[RunRow]:
         with self._lock:
+            runs = self._tables.runs
             found = [
                 row
-                for row in self._tables.runs.by_number.values()
+                for row in (runs.by_number.values() if thread_id is None else runs.of(thread_id))
                 if status in (None, row.status)
                 and workflow in (None, row.workflow)
                 and (before is None or row.number < before)
             ]
             return found[::-1][:limit]
+
+    async def epochs(self, numbers: Sequence[int]) -> Mapping[int, int]:
+        with self._lock:
+            rows = self._tables.runs.by_number
+            return {number: rows[number].epoch for number in numbers if number in rows}
 
     async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
         with self._lock:
@@ -226,8 +237,8 @@ class MemoryStore:
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         with self._lock:
-            row = self._tables.runs.latest(thread_id)
-            if row is not None and not row.is_final and run_id in (None, row.run_id):
+            row = self._find(thread_id, run_id)
+            if row is not None and not row.is_final:
                 self._tables.runs.update(cancelled(row, now))
             return row
 

@@ -5,6 +5,8 @@ A row is what was written if its checksum fits: `verified` raises where it does 
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct, structs
 
 from taskflow.errors import CheckpointCorrupt
@@ -21,6 +23,7 @@ from taskflow.stores.checksums import (
 from taskflow.stores.kinds import SIGNAL
 
 __all__ = (
+    "ENDED",
     "CacheEntry",
     "Checkpoint",
     "CheckpointRow",
@@ -29,6 +32,9 @@ __all__ = (
     "RunRow",
     "SignalRow",
 )
+
+
+ENDED: Final = (RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED)
 
 
 class RunKey(Struct, frozen=True):
@@ -176,8 +182,13 @@ class RunRow(Struct, frozen=True):
         )
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has not ended: a thread has at most one such run."""
+        return self.status not in ENDED
+
+    @property
     def is_final(self) -> bool:
-        """Whether it is never continued."""
+        """Whether it is never continued; a failed run is, by the same call."""
         return self.status in (RunStatus.SUCCESS, RunStatus.CANCELLED)
 
     def sealed(self) -> RunRow:

@@ -1,8 +1,8 @@
-"""Which run a signal goes to: its thread's unfinished run, once for each id.
+"""Which run a signal goes to: its thread's latest run, unless that is final; once for each id.
 
-A signal whose id is on the thread already is not written again, but where its run has ended before
-any call took it, it moves to the unfinished run. A run without an owner that gets one is due at
-once.
+A failed run gets signals for the time when it is continued. A signal whose id is on the thread
+already is not written again, but where its run has ended before any call took it, it moves to the
+latest run. A run without an owner that gets one is due at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from taskflow.stores.batches import Sent, Signal
 from taskflow.stores.checksums import checkpoint_checksum, details_checksum, run_checksum
 from taskflow.stores.kinds import SIGNAL
 from taskflow.stores.rows import Checkpoint, RunRow
-from taskflow.stores.tables import Tables
+from taskflow.stores.tables import Runs, Tables
 
 __all__ = ("answer", "signal_row")
 
@@ -30,7 +30,7 @@ def _send(signal: Signal, tables: Tables) -> Sent:
     thread_id = signal.thread_id
     runs, checkpoints = tables.runs, tables.checkpoints
     known = checkpoints.place_of(thread_id, signal.task_id)
-    run = runs.unfinished(thread_id)
+    run = _receiver(thread_id, runs)
     if known is not None:
         run_id, sequence = known
         is_here = run is not None and run.run_id == run_id
@@ -48,6 +48,15 @@ def _send(signal: Signal, tables: Tables) -> Sent:
     if run.owner is None and run.status in (RunStatus.PAUSED, RunStatus.RUNNING):
         runs.make_due(run)
     return Sent(run.run_id, run.workflow, sequence, previous, True)
+
+
+def _receiver(thread_id: str, runs: Runs) -> RunRow | None:
+    """The run that a signal goes to, if there is one. Raises CheckpointCorrupt."""
+    latest = runs.latest(thread_id)
+    if latest is None:
+        runs.check_absent(thread_id)
+        return None
+    return None if latest.verified().is_final else latest
 
 
 def signal_row(signal: Signal, run: RunRow) -> Checkpoint:

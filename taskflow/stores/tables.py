@@ -32,7 +32,11 @@ class Runs(Protocol):
         ...
 
     def latest(self, thread_id: str) -> RunRow | None:
-        """The thread's latest run."""
+        """The thread's open run, or the one with the highest sequence where none is open."""
+        ...
+
+    def last_sequence(self, thread_id: str) -> int:
+        """The highest sequence of the thread's runs; 0 where it has none."""
         ...
 
     def heads(self, thread_ids: Sequence[str]) -> dict[str, RunRow]:
@@ -41,10 +45,6 @@ class Runs(Protocol):
 
     def check_absent(self, thread_id: str) -> None:
         """Raise CheckpointCorrupt if a thread of which `heads` found nothing has runs after all."""
-        ...
-
-    def unfinished(self, thread_id: str) -> RunRow | None:
-        """The thread's unfinished run. Raises CheckpointCorrupt."""
         ...
 
     def previous(self, run: RunRow) -> RunRow | None:
@@ -92,7 +92,7 @@ class Checkpoints(Protocol):
         ...
 
     def unrecord(self, key: RunKey, task_ids: Sequence[str]) -> None:
-        """Delete calls of a run, and their deadlines, if it still has this epoch."""
+        """Delete calls of a run, and their deadlines, if its owner may still write."""
         ...
 
     def add_signal(self, run: RunRow, row: Checkpoint) -> int:

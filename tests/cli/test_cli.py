@@ -280,9 +280,12 @@ def test_a_deleted_thread_is_gone(invoke: Invoke) -> None:
     assert invoke("show", "a").code == 2
 
 
-def test_another_input_needs_supersede(invoke: Invoke) -> None:
+def test_another_input_needs_supersede(spawn: Spawn, invoke: Invoke, folder: Path) -> None:
     """An unfinished run is not given up by accident; the options are named as they are here."""
-    invoke("run", "jobs:breaks", "--thread", "a")
+    process = spawn("run", "jobs:holds", "--thread", "a")
+    wait_until(lambda: "hold" in bodies(folder))
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=DEADLINE)
 
     refused = invoke("run", "jobs:shout", "--thread", "a", "--input", '"x"')
     assert refused.code == 2
@@ -488,3 +491,45 @@ def test_a_missing_extra_is_named(folder: Path) -> None:
         assert done.returncode == 2
         assert "pip install 'taskflow-runtime[cli]'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_fresh_run_executes_again(invoke: Invoke, folder: Path) -> None:
+    """Without --fresh the recorded result is shown."""
+    words = ("run", "jobs:squares", "--thread", "a", "--input", "[1]", "--json")
+    for more in ((), (), ("--fresh",)):
+        assert json.loads(invoke(*words, *more).out)["result"] == [0]
+
+    assert bodies(folder) == ["square 0"] * 2
+    refused = invoke(*words, "--fresh", "--run-id", "r")
+    assert (refused.code, "give one of them" in refused.err) == (2, True)
+
+
+def test_the_runs_of_one_thread_are_listed_and_ended(invoke: Invoke, folder: Path) -> None:
+    """A failed run stays beside those after it, until it is continued or cancelled by its id."""
+    assert invoke("run", "jobs:breaks", "--thread", "a", "--run-id", "first").code == 1
+    for thread in ("a", "b"):
+        invoke("run", "jobs:squares", "--thread", thread, "--input", "[1]")
+
+    def listed() -> list[str]:
+        runs = json.loads(invoke("list", "--thread", "a", "--json").out)
+        return [each["status"] for each in runs]
+
+    assert listed() == ["success", "error"]
+    assert invoke("resume", "jobs:breaks", "--thread", "a", "--run-id", "first").code == 1
+    cancelled = invoke("cancel", "a", "--run-id", "first")
+    assert "run 'first' on thread 'a'" in cancelled.err
+    assert listed() == ["success", "cancelled"]
+
+
+def test_cancel_reaches_a_body_in_another_process(
+    spawn: Spawn, invoke: Invoke, folder: Path
+) -> None:
+    """Within the poll interval, and that one ends with an error that says so."""
+    process = spawn("run", "jobs:holds", "--thread", "a")
+    wait_until(lambda: "hold" in bodies(folder))
+
+    assert invoke("cancel", "a").code == 0
+
+    _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert "cancelled" in err

@@ -59,8 +59,8 @@ async def anything() -> object:
 
 
 @workflow
-async def naps() -> None:
-    await sleep(3600)
+async def naps(seconds: float = 3600) -> None:
+    await sleep(seconds)
 
 
 @workflow
@@ -183,14 +183,30 @@ def test_a_paused_run_is_told_as_json(invoke: Invoke) -> None:
     assert (json.loads(done.out)["status"], json.loads(done.out)["waits"]) == ("success", [])
 
 
-def test_a_timer_pauses_a_run_too(invoke: Invoke) -> None:
-    """There is nothing to send: it is told until when."""
-    paused = invoke("run", "plans:naps", "--thread", "a")
+def leave_napping(spawn: Spawn, invoke: Invoke, thread: str) -> tuple[int, str]:
+    """Run what waits for a timer, until Ctrl-C; its exit code and messages."""
+    process = spawn("run", "plans:naps", "--thread", thread)
+    told = read_until(process, "Waits for a timer until 2")
+    wait_until(lambda: shown(invoke, thread)["status"] == "paused")
+    process.send_signal(signal.SIGINT)
+    return process.wait(timeout=DEADLINE), told + process.communicate(timeout=DEADLINE)[1]
 
-    assert paused.code == 3
-    assert "Waits for a timer until 2" in paused.err
-    assert " send " not in paused.err
-    assert invoke("resume", "plans:naps", "--thread", "a").code == 3
+
+def test_a_timer_is_waited_for(invoke: Invoke) -> None:
+    """Without --wait, too: nobody has to do anything."""
+    done = invoke("run", "plans:naps", "--thread", "a", "--input", "[1.2]", "--json")
+
+    assert (done.code, json.loads(done.out)["status"]) == (0, "success")
+
+
+def test_who_does_not_wait_for_a_timer_leaves_the_run_paused(spawn: Spawn, invoke: Invoke) -> None:
+    """There is nothing to send: it is told until when, and how to continue."""
+    code, told = leave_napping(spawn, invoke, "a")
+
+    assert code == 128 + signal.SIGINT
+    assert " send " not in told
+    assert offered(told, "resume") == ["resume", "plans:naps", "--thread", "a"]
+    assert shown(invoke, "a")["status"] == "paused"
 
 
 def test_with_wait_a_run_waits_through_pauses(spawn: Spawn, folder: Path, invoke: Invoke) -> None:
@@ -226,10 +242,10 @@ def test_a_signal_ends_the_wait_and_leaves_the_run_paused(
     assert shown(invoke, "a")["status"] == "paused"
 
 
-def test_show_and_list_tell_what_a_paused_run_waits_for(invoke: Invoke) -> None:
+def test_show_and_list_tell_what_a_paused_run_waits_for(spawn: Spawn, invoke: Invoke) -> None:
     """In words, in the tree, and as JSON."""
     invoke("run", "plans:order", "--thread", "a", "--input", '"lamp"')
-    invoke("run", "plans:naps", "--thread", "b")
+    leave_napping(spawn, invoke, "b")
 
     (wait,) = shown(invoke, "a")["waits"]
     assert (wait["name"], wait["kind"]) == ("approval", "signal")
@@ -376,7 +392,7 @@ def test_watch_tells_every_pause_of_another_process(spawn: Spawn, invoke: Invoke
 
 def test_watch_waits_for_a_thread_that_has_no_run(spawn: Spawn, invoke: Invoke) -> None:
     """And says so: the thread's id may be mistyped."""
-    invoke("run", "plans:naps", "--thread", "other")
+    invoke("run", "plans:anything", "--thread", "other")
     watching = spawn("watch", "a", "--json")
     read_until(watching, "Thread 'a' has no run yet")
     invoke("run", "plans:anything", "--thread", "a")

@@ -122,6 +122,14 @@ class Run:
         return self.status in ("success", "cancelled")
 
     @property
+    def is_open(self) -> bool:
+        return self.status in ("running", "paused")
+
+    @property
+    def needs_answer(self) -> bool:
+        return any(each.kind == "signal" for each in self.waits)
+
+    @property
     def is_executing(self) -> bool:
         return self.executor is not None and self.executor.executing.get(self.thread_id) is self
 
@@ -167,6 +175,7 @@ class Caller:
     is_patient: bool
     is_handle: bool = False  # what `start` leaves: it waits until its runtime is closed
     is_elsewhere: bool = False  # waits for what another runtime executes
+    outlasts: bool = False  # waits for times, patient or not
     outcome: Outcome = (PENDING, None)
 
 
@@ -449,8 +458,8 @@ class Model:
         return itertools.chain.from_iterable(self.threads.values())
 
     def latest(self, thread_id: str) -> Run | None:
-        runs = self.threads.get(thread_id)
-        return runs[-1] if runs else None
+        runs = self.threads.get(thread_id, [])
+        return next((each for each in runs if each.is_open), runs[-1] if runs else None)
 
     def open_run(self, thread_id: str) -> Run | None:
         latest = self.latest(thread_id)
@@ -499,6 +508,7 @@ class Model:
         script: Script,
         *,
         run_id: str | None = None,
+        fresh: bool = False,
         supersede: bool = False,
         wait: bool = False,
         starts: bool = False,
@@ -515,22 +525,22 @@ class Model:
                 return RAISES, "RunCancelled"
             if not known.is_same(workflow, script):
                 return RAISES, "HistoryMismatch"
-            return self._ask(runtime, caller_id, known, wait, starts, death)
 
         latest = self.latest(thread_id)
-        if latest is None:
-            return self._new(
-                runtime, caller_id, thread_id, workflow, script, run_id, wait, starts, death
-            )
-        is_same = run_id is None and latest.is_same(workflow, script)
-        if is_same and latest.status != "cancelled":
-            return self._ask(runtime, caller_id, latest, wait, starts, death)
-        if not latest.is_final:
+        asked = known
+        if latest is not None and known is None and run_id is None:
+            is_same = latest.is_same(workflow, script) and latest.status != "cancelled"
+            if is_same and not (fresh and (supersede or not latest.is_open)):
+                asked = latest
+        is_answered = asked is not None and asked.status == "success"
+        if latest is not None and latest.is_open and asked is not latest and not is_answered:
             if self.executes_elsewhere(latest, runtime):
                 return RAISES, "ThreadBusy"
             if not supersede:
                 return RAISES, "RunUnfinished"
             self._cancel(latest)
+        if asked is not None:
+            return self._ask(runtime, caller_id, asked, wait, starts, death)
         return self._new(
             runtime, caller_id, thread_id, workflow, script, run_id, wait, starts, death
         )
@@ -570,7 +580,9 @@ class Model:
         if run.status == "success":
             return VALUE, run.result
         if self.executes_elsewhere(run, runtime):
-            sleeps_here = any(each.is_patient for each in self.waiting(run, runtime))
+            sleeps_here = any(
+                each.is_patient or each.outlasts for each in self.waiting(run, runtime)
+            )
             if not wait and not (starts and sleeps_here):
                 return RAISES, "ThreadBusy"
             self._join(runtime, caller_id, run, True, starts)
@@ -620,8 +632,9 @@ class Model:
                 runtime.executing[run.thread_id] = run
                 return
             self._release(run, "paused")
-            for each in self.waiting(run, runtime):
-                if not each.is_patient:
+            for each in self.waiting(run):
+                each.outlasts = not run.needs_answer
+                if run.needs_answer and not each.is_patient:
                     each.outcome = RAISES, "RunPaused"
             return
         except Failed as failure:
@@ -659,7 +672,7 @@ class Model:
                 for run in list(runtime.executing.values()):
                     has_changed |= self._go_on(run, runtime)
             for run in list(self.runs()):
-                patient = [each for each in self.waiting(run) if each.is_patient]
+                patient = [each for each in self.waiting(run) if each.is_patient or each.outlasts]
                 if run.is_executing or run.is_final or run.status == "error" or not patient:
                     continue
                 for each in patient:  # whoever waited for another runtime sleeps on it now
@@ -711,16 +724,9 @@ class Model:
     # What ends runs, or cuts them off.
 
     def _cancel(self, run: Run) -> None:
-        """For good; whoever executes it notices when he writes again."""
-        executor = run.executor if run.is_executing else None
-        in_flight, waits = dict(run.in_flight), run.waits
-        for each in self.waiting(run):
-            if each.runtime is not executor or each.is_elsewhere:
-                each.outcome = RAISES, "RunCancelled"
+        """For good; whoever executes it notices soon."""
+        self._answer(run, (RAISES, "RunCancelled"))
         self._release(run, "cancelled")
-        if executor is not None:
-            executor.executing[run.thread_id] = run
-            run.in_flight, run.waits = in_flight, waits
 
     def cancel(self, runtime: Runtime, thread_id: str) -> Outcome:
         run = self.latest(thread_id)

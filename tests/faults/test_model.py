@@ -471,7 +471,8 @@ class Machine(RuleBasedStateMachine):
         stops: bool,
         data: st.DataObject,
     ) -> None:
-        self.begin(number, data, run_id, supersede, wait=wait, stops=stops)
+        fresh = run_id is None and data.draw(st.booleans(), "fresh")
+        self.begin(number, data, run_id, supersede, fresh=fresh, wait=wait, stops=stops)
 
     def begin(
         self,
@@ -480,6 +481,7 @@ class Machine(RuleBasedStateMachine):
         run_id: str | None = None,
         supersede: bool = False,
         *,
+        fresh: bool = False,
         wait: bool = False,
         starts: bool = False,
         stops: bool = False,
@@ -499,6 +501,7 @@ class Machine(RuleBasedStateMachine):
                 workflow,
                 script,
                 run_id=run_id,
+                fresh=fresh,
                 supersede=supersede,
                 wait=wait,
                 starts=starts,
@@ -516,6 +519,7 @@ class Machine(RuleBasedStateMachine):
             options: dict[str, Any] = {
                 "thread_id": thread_id,
                 "run_id": run_id,
+                "fresh": fresh,
                 "supersede": supersede,
             }
             if starts:

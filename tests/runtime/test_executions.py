@@ -59,7 +59,7 @@ def put(execution: Execution, state: State) -> Execution:
         execution.round = execution.task = None
         execution.sleep = Sleep(is_elsewhere=False)
         execution.status = RunStatus.PAUSED
-        execution.waiters.tell_asleep(None)
+        execution.waiters.tell_asleep(None, needs_answer=True)
     return execution
 
 
@@ -147,6 +147,11 @@ def test_only_what_executes_is_paused(execution: Execution) -> None:
     assert execution.round is not None
     execution.round.stop_for_pause()
     assert execution.cause is Cause.NONE
+
+
+def test_nobody_is_told_of_a_sleep_for_times_alone(execution: Execution) -> None:
+    put(execution, State.ASLEEP).waiters.tell_asleep(None, needs_answer=False)
+    assert not execution.waiters.is_over(patient=False)
 
 
 def test_whoever_is_patient_is_not_told_of_a_pause(execution: Execution) -> None:

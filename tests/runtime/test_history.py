@@ -667,7 +667,7 @@ async def test_an_export_of_a_newer_version_is_refused(runtime: Runtime) -> None
     """The error says what to do, whatever else has changed in the lines."""
     await runtime.run(offer("A1"), thread_id="thread")
     lines = await lines_of(runtime, "thread")
-    header = {**json.loads(lines[0]), "version": 2, "more": 1}
+    header = {**json.loads(lines[0]), "version": 3, "more": 1}
 
     with pytest.raises(ImportRefused, match="upgrade taskflow"):
         await runtime.import_thread([json.dumps(header), *lines[1:]], to="copy")

@@ -16,7 +16,7 @@ import anyio
 import pytest
 from bodies import Gauge
 from kinds import MakeStore
-from waits import NEVER, PATIENCE, JumpingClock, until, until_count, until_status
+from waits import NEVER, PATIENCE, JumpingClock, until, until_count, until_status, waits_of
 
 from taskflow import (
     MemoryStore,
@@ -215,8 +215,7 @@ async def test_a_time_that_came_while_nobody_was_open_is_noticed_on_opening(
         return "rested"
 
     async with Runtime(make_store(), clock=clock) as runtime:
-        with pytest.raises(RunPaused):
-            await runtime.run(napping(), thread_id="t")
+        await waits_of(runtime, napping(), "t")
     clock.jump(86400)
     options: dict[str, Any] = {"recover": True, "clock": clock}
     async with Runtime(make_store(), workflows=[napping], **options) as runtime:
@@ -235,8 +234,7 @@ async def test_a_time_that_comes_while_it_is_open_is_noticed(make_store: MakeSto
         return 3
 
     async with Runtime(make_store(), clock=clock) as runtime:
-        with pytest.raises(RunPaused):
-            await runtime.run(napping(), thread_id="t")
+        await waits_of(runtime, napping(), "t")
     options: dict[str, Any] = {"recover": True, "clock": clock, "poll_interval": 0.05}
     async with Runtime(make_store(), workflows=[napping], **options) as runtime:
         for nth in range(3):

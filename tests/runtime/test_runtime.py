@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,21 @@ class Shop:
         self.fulfil: Workflow[[str], Any, str] = fulfil
 
     async def fail(self, runtime: Runtime, order: str, **options: Any) -> None:
-        """Leave an unfinished run behind."""
+        """Leave a failed run behind."""
         self.crash = True
         with pytest.raises(Crash):
             await runtime.run(self.fulfil(order), thread_id="t", **options)
         self.crash = False
+
+    async def leave(self, runtime: Runtime, order: str, **options: Any) -> None:
+        """Leave an unfinished run behind, of which nothing is recorded: its caller is cancelled."""
+        self.hold()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(runtime.run, self.fulfil(order), thread_id="t", **options))
+            await self.begun.wait()
+            group.cancel_scope.cancel()
+        self.go_on = None
+        self.bodies.clear()
 
     def hold(self) -> None:
         """Make the next bodies wait."""
@@ -132,7 +143,17 @@ async def test_new_thread(runtime: Runtime, shop: Shop) -> None:
     assert (record.sequence, record.status, record.workflow) == (1, "success", "fulfil")
 
 
-async def test_unfinished_same_input(runtime: Runtime, shop: Shop) -> None:
+async def test_failed_other_input(runtime: Runtime, shop: Shop) -> None:
+    """A failed run is left as it is, with ``supersede`` too."""
+    for supersede, order in ((False, "A"), (True, "B")):
+        await shop.fail(runtime, order)
+        await runtime.run(shop.fulfil("C"), thread_id="t", supersede=supersede)
+    assert await statuses(runtime) == [
+        ("A", "error"), ("C", "success"), ("B", "error"), ("C", "success")
+    ]  # fmt: skip
+
+
+async def test_failed_same_input(runtime: Runtime, shop: Shop) -> None:
     """A failed run is continued: no second run, no second execution."""
     await shop.fail(runtime, "A")
     run_id = (await runtime.get("t")).run_id
@@ -144,11 +165,11 @@ async def test_unfinished_same_input(runtime: Runtime, shop: Shop) -> None:
 
 async def test_unfinished_other_input(runtime: Runtime, shop: Shop) -> None:
     """An unfinished run is not left behind silently."""
-    await shop.fail(runtime, "A")
+    await shop.leave(runtime, "A")
     with pytest.raises(RunUnfinished) as caught:
         await runtime.run(shop.fulfil("B"), thread_id="t")
     assert caught.value.run_id == (await runtime.get("t")).run_id
-    assert shop.bodies == ["A"]
+    assert shop.bodies == []
 
 
 async def test_unfinished_other_workflow(runtime: Runtime, shop: Shop) -> None:
@@ -158,14 +179,14 @@ async def test_unfinished_other_workflow(runtime: Runtime, shop: Shop) -> None:
     async def refund(order: str) -> str:
         return order
 
-    await shop.fail(runtime, "A")
+    await shop.leave(runtime, "A")
     with pytest.raises(RunUnfinished):
         await runtime.run(refund("A"), thread_id="t")
 
 
 async def test_unfinished_other_input_supersede(runtime: Runtime, shop: Shop) -> None:
     """``supersede=True`` cancels the unfinished run for good and begins a new one."""
-    await shop.fail(runtime, "A", run_id="first")
+    await shop.leave(runtime, "A", run_id="first")
     assert await runtime.run(shop.fulfil("B"), thread_id="t", supersede=True) == "receipt for B"
     assert await statuses(runtime) == [("A", "cancelled"), ("B", "success")]
     with pytest.raises(RunCancelled):
@@ -174,7 +195,7 @@ async def test_unfinished_other_input_supersede(runtime: Runtime, shop: Shop) ->
 
 async def test_unfinished_same_input_supersede(runtime: Runtime, shop: Shop) -> None:
     """``supersede`` means other input: the same input is continued."""
-    await shop.fail(runtime, "A")
+    await shop.leave(runtime, "A")
     assert await runtime.run(shop.fulfil("A"), thread_id="t", supersede=True) == "receipt for A"
     assert await statuses(runtime) == [("A", "success")]
 
@@ -207,7 +228,7 @@ async def test_cancelled(runtime: Runtime, shop: Shop, order: str) -> None:
 
 async def test_superseded_same_input(runtime: Runtime, shop: Shop) -> None:
     """The input of a superseded run is a new run too."""
-    await shop.fail(runtime, "A")
+    await shop.leave(runtime, "A")
     await runtime.run(shop.fulfil("B"), thread_id="t", supersede=True)
     await runtime.run(shop.fulfil("A"), thread_id="t")
     assert await statuses(runtime) == [("A", "cancelled"), ("B", "success"), ("A", "success")]
@@ -459,7 +480,7 @@ async def test_a_known_run_id_is_continued(runtime: Runtime, shop: Shop) -> None
 
 async def test_an_unknown_run_id_beside_an_unfinished_run(runtime: Runtime, shop: Shop) -> None:
     """Even with the same input: it is another run, and one is open."""
-    await shop.fail(runtime, "A", run_id="m1")
+    await shop.leave(runtime, "A", run_id="m1")
     for order in ("A", "B"):
         with pytest.raises(RunUnfinished) as caught:
             await runtime.run(shop.fulfil(order), thread_id="t", run_id="m2")
@@ -468,7 +489,7 @@ async def test_an_unknown_run_id_beside_an_unfinished_run(runtime: Runtime, shop
 
 async def test_an_unknown_run_id_supersedes(runtime: Runtime, shop: Shop) -> None:
     """With ``supersede=True`` the open one is cancelled."""
-    await shop.fail(runtime, "A", run_id="m1")
+    await shop.leave(runtime, "A", run_id="m1")
     await runtime.run(shop.fulfil("A"), thread_id="t", run_id="m2", supersede=True)
     assert await statuses(runtime) == [("A", "cancelled"), ("A", "success")]
 
@@ -727,7 +748,7 @@ async def test_a_handle_shows_ids_and_status(runtime: Runtime, shop: Shop) -> No
 
 async def test_start_says_at_once_why_it_was_turned_down(runtime: Runtime, shop: Shop) -> None:
     """``start`` returns when the run is recorded, or raises what ``run`` would."""
-    await shop.fail(runtime, "A")
+    await shop.leave(runtime, "A")
     with pytest.raises(RunUnfinished):
         await runtime.start(shop.fulfil("B"), thread_id="t")
 

@@ -15,8 +15,9 @@ import pytest
 from processes import ENVIRONMENT
 from schemas import parcels, questions, shop
 from schemas.shop import chat, fulfil
+from waits import waits_of
 
-from taskflow import RunCancelled, RunPaused, Runtime
+from taskflow import RunCancelled, Runtime
 from taskflow.errors import SchemaTooNew
 from taskflow.records import RunStatus
 from taskflow.stores.sqlite.statements import SCHEMA
@@ -115,6 +116,16 @@ async def test_a_run_of_an_older_file_executes_what_is_missing(
     assert (await runtime.get(thread_id)).status == RunStatus.SUCCESS
 
 
+async def test_a_failed_run_of_an_older_file_is_final_for_others(runtime: Runtime) -> None:
+    """Another input makes a new run, and the failed one stays as it is, error and all."""
+    failed = await runtime.get("failed")
+
+    await runtime.run(fulfil("F6", 100), thread_id="failed")
+
+    assert await runtime.get("failed", failed.run_id) == failed
+    assert [each.status for each in await runtime.runs(thread_id="failed")] == ["success", "error"]
+
+
 async def test_a_cancelled_run_of_an_older_file_stays_cancelled(runtime: Runtime) -> None:
     """That is final."""
     cancelled = await runtime.get("cancelled")
@@ -165,10 +176,8 @@ async def test_a_timer_of_an_older_file_is_the_same(runtime: Runtime) -> None:
     """It waits until the time that was recorded."""
     if "nap" not in [each.workflow for each in await runtime.runs()]:
         pytest.skip("the first schema has nothing that waits")
-    with pytest.raises(RunPaused) as paused:
-        await runtime.run(questions.nap(), thread_id="napping")
+    (wait,) = await waits_of(runtime, questions.nap(), "napping")
 
-    (wait,) = paused.value.waits
     assert wait.deadline == questions.MORNING.timestamp()
 
 

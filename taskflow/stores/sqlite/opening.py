@@ -26,6 +26,7 @@ __all__ = (
     "check_apart",
     "check_ours",
     "check_path",
+    "check_schema",
     "open_log",
     "prepare_reader",
     "prepare_writer",
@@ -128,6 +129,13 @@ def check_ours(file: DatabaseFile, db: sqlite3.Connection) -> int:
     if application_id == sql.APPLICATION_ID and schema > sql.SCHEMA:
         raise SchemaTooNew(file.shown, schema, sql.SCHEMA)
     return int(schema) if application_id else 0
+
+
+def check_schema(file: DatabaseFile, db: sqlite3.Connection) -> None:
+    """Raise SchemaTooNew where a newer taskflow has migrated the file since it was opened."""
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    if found > sql.SCHEMA:
+        raise SchemaTooNew(file.shown, found, sql.SCHEMA, was_open=True)
 
 
 def prepare_writer(

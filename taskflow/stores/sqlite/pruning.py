@@ -21,7 +21,6 @@ from msgspec import Struct
 from taskflow.records import Pruned, RunStatus
 from taskflow.stores.pruning import Outline, Prune, prunable
 from taskflow.stores.sqlite import statements as sql
-from taskflow.stores.sqlite.connection import Transaction
 from taskflow.stores.sqlite.rows import one_run, update_run
 from taskflow.stores.sqlite.session import Session
 from taskflow.stores.transitions import cancelled
@@ -77,7 +76,7 @@ async def _paced(
 
     def timed(db: sqlite3.Connection) -> T:
         begun = time.monotonic()
-        with contextlib.nullcontext() if alone else Transaction(db):
+        with contextlib.nullcontext() if alone else session.transaction(db):
             done = work(db)
         pace.note(time.monotonic() - begun)
         return done
@@ -96,6 +95,7 @@ class PrunedRun(Struct):
     thread_id: str
     number: int
     run_id: str
+    standing: tuple[int, str]  # its epoch and status
     keeps_row: bool  # only its checkpoints are
     head: tuple[int, int, str]  # number, epoch and status of its thread's latest run
 
@@ -131,7 +131,10 @@ def doomed(db: sqlite3.Connection, ask: Prune, thread_ids: Sequence[str]) -> deq
         for run, keeps_row in prunable(runs, ask):
             if run.has_rows or not keeps_row:
                 head = runs[-1].number, runs[-1].epoch, runs[-1].status
-                found.append(PrunedRun(thread_id, run.number, run.run_id, keeps_row, head))
+                standing = run.epoch, run.status
+                found.append(
+                    PrunedRun(thread_id, run.number, run.run_id, standing, keeps_row, head)
+                )
     return found
 
 
@@ -140,7 +143,7 @@ def drop(db: sqlite3.Connection, runs: deque[PrunedRun], limit: int) -> Pruned:
     pruned = Pruned()
     while runs and limit > 0:
         run = runs[0]
-        if db.execute(sql.SELECT_HEAD, (run.thread_id,)).fetchone() != run.head:
+        if not _is_as_it_was(db, run):
             runs.popleft()  # the thread was gone on with, or deleted: another decision is due
             limit -= 1
             continue
@@ -158,14 +161,22 @@ def drop(db: sqlite3.Connection, runs: deque[PrunedRun], limit: int) -> Pruned:
     return pruned
 
 
+def _is_as_it_was(db: sqlite3.Connection, run: PrunedRun) -> bool:
+    """Whether neither the run, if it had failed, nor its thread was continued meanwhile."""
+    head = db.execute(sql.SELECT_HEAD, (run.thread_id,)).fetchone()
+    standing = db.execute(sql.SELECT_EPOCH, (run.number,)).fetchone()
+    return (head, standing) == (run.head, run.standing)
+
+
 def _give_up(db: sqlite3.Connection, run: PrunedRun) -> None:
     """Cancel a run that is half deleted."""
     row = one_run(db, sql.SELECT_RUN, (run.thread_id, run.run_id))
     if row is None or row.status == RunStatus.CANCELLED:
         return
     update_run(db, cancelled(row, row.finished or time.time()))
+    run.standing = row.epoch + 1, RunStatus.CANCELLED.value
     if run.head[0] == run.number:
-        run.head = (run.number, row.epoch + 1, RunStatus.CANCELLED.value)
+        run.head = run.number, *run.standing
 
 
 def drop_expired(db: sqlite3.Connection, rows: Sequence[tuple[int]], now: float) -> Pruned:

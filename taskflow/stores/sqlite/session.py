@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from taskflow.errors import StoreError
+from taskflow.errors import SchemaTooNew, StoreError
 from taskflow.stores.sqlite.connection import Connection, Transaction, Trips
 from taskflow.stores.sqlite.failures import explained, not_open
 from taskflow.stores.sqlite.files import DatabaseFile, OpenFiles
@@ -26,9 +26,11 @@ from taskflow.stores.sqlite.opening import (
     Synchronous,
     check_apart,
     check_ours,
+    check_schema,
     prepare_reader,
     prepare_writer,
 )
+from taskflow.stores.sqlite.statements import SCHEMA
 from taskflow.stores.sqlite.tables import SQLiteTables
 
 __all__ = ("Session",)
@@ -42,6 +44,7 @@ class Session:
     def __init__(self, file: DatabaseFile, lease: Lease, synchronous: Synchronous) -> None:
         self.lease = lease
         self.trips = Trips(file)
+        self.newer = 0  # the schema that a newer taskflow has given the file meanwhile
         self.tables: SQLiteTables  # of the connection that writes, once it is open
         self._file = file
         self._synchronous: Synchronous = synchronous
@@ -54,14 +57,14 @@ class Session:
     def writer(self) -> Connection:
         """The connection that writes. Raises StoreError where it is closed."""
         if self._writer is None:
-            raise not_open(self._file.shown)
+            raise self._not_open()
         return self._writer
 
     @property
     def reader(self) -> Connection:
         """The connection that reads. Raises StoreError where it is closed."""
         if self._reader is None:
-            raise not_open(self._file.shown)
+            raise self._not_open()
         return self._reader
 
     async def open(self) -> None:
@@ -89,7 +92,7 @@ class Session:
 
     def _prepared(self, db: sqlite3.Connection, lock: WriteLock) -> SQLiteTables:
         prepare_writer(self._file, db, lock, self._synchronous)
-        return SQLiteTables(db, self.lease)
+        return SQLiteTables(db, self.lease, partial(self._check, db))
 
     async def end_lease(self) -> None:
         """Give up the lease: the owner's runs are free."""
@@ -98,9 +101,11 @@ class Session:
 
         def drop(db: sqlite3.Connection) -> None:
             with lock:
+                self._check(db)
                 self.lease.drop(db)
 
-        # The file may be full or gone: the released owner's lock has the same effect.
+        # The file may be full, gone or of a newer schema: the released owner's lock has the same
+        # effect.
         with contextlib.suppress(StoreError):
             await self.writer.trip(drop)
 
@@ -134,16 +139,60 @@ class Session:
             await connection.end()
 
     async def write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
-        """Call ``work`` in a transaction, or ``alone``: it is a transaction by itself."""
+        """Call ``work`` in a transaction, or ``alone``: it is a transaction by itself.
+
+        Raises SchemaTooNew where the schema is a newer one by now; what is ``alone`` has to look.
+        """
 
         def locked(db: sqlite3.Connection) -> T:
-            transaction = contextlib.nullcontext() if alone else Transaction(db)
-            with self._files, self._write_lock, transaction:
-                return work(db)
+            with self._files, self._write_lock:
+                if alone:
+                    with self._explaining(db):
+                        return work(db)
+                with self.transaction(db):
+                    return work(db)
 
         if self._writer is None:
-            raise not_open(self._file.shown)
-        return await self._writer.trip(locked)
+            raise self._not_open()
+        return await self._trip(self._writer, locked)
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        try:
+            check_schema(self._file, db)
+        except SchemaTooNew as error:
+            self.newer = error.found
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self, db: sqlite3.Connection) -> Generator[None]:
+        """A transaction that writes. Raises SchemaTooNew."""
+        with Transaction(db):
+            self._check(db)
+            yield
+
+    @contextlib.contextmanager
+    def _explaining(self, db: sqlite3.Connection) -> Generator[None]:
+        """Raise SchemaTooNew in place of the errors that a newer schema causes."""
+        try:
+            yield
+        except (sqlite3.Error, StoreError):
+            with contextlib.suppress(sqlite3.Error):
+                self._check(db)
+            raise
+
+    async def _trip(self, connection: Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Make a trip; what is under way while a newer schema ends everything is told so."""
+        try:
+            return await connection.trip(work)
+        except Exception as error:
+            if self.newer and not isinstance(error, SchemaTooNew):
+                raise self._not_open() from error
+            raise
+
+    def _not_open(self) -> StoreError:
+        if self.newer:
+            return SchemaTooNew(self._file.shown, self.newer, SCHEMA, was_open=True)
+        return not_open(self._file.shown)
 
     async def read(self, query: str, parameters: Any, make: Callable[[Any], T]) -> list[T]:
         """What ``make`` makes of each row, in the connection's thread: there may be very many."""
@@ -152,19 +201,22 @@ class Session:
         )
 
     async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call ``work``, which only reads."""
+        """Call ``work``, which only reads. Raises SchemaTooNew for rows that may be newer."""
 
         def checked(db: sqlite3.Connection) -> T:
             with self._files:
-                return work(db)
+                with self._explaining(db):
+                    found = work(db)
+                self._check(db)
+                return found
 
-        return await self.reader.trip(checked)
+        return await self._trip(self.reader, checked)
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[Connection]:
         """A connection of its own, in one transaction for as long as the context is open."""
         if self._reader is None:
-            raise not_open(self._file.shown)
+            raise self._not_open()
 
         connection = await self._connect()
         try:
@@ -180,7 +232,7 @@ class Session:
         with self._files:
             db.execute("PRAGMA query_only = 1")
             db.execute("BEGIN")
-            db.execute("SELECT number FROM run LIMIT 1").fetchone()
+            self._check(db)
 
     def _end_snapshot(self, db: sqlite3.Connection) -> None:
         with contextlib.closing(self._file.new_lock()) as lock, lock:

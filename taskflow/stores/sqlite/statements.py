@@ -7,11 +7,16 @@ from typing import Final
 from taskflow.stores.rows import Checkpoint, RunRow
 
 APPLICATION_ID: Final = 0x7461_736B  # "task"
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 SAFE_WAL_VERSION: Final = (3, 51, 3)
 SMALLEST_PAGE: Final = 512  # bytes
 OLDEST_VERSION: Final = (3, 35, 0)  # RETURNING, UPDATE … FROM
 
+# A failed run is not open: another one may begin, and the failed one stays as it is.
+CREATE_OPEN: Final = """
+CREATE UNIQUE INDEX run_open ON run (thread_id)
+    WHERE status NOT IN ('success', 'error', 'cancelled')
+""".strip()
 # Partial indexes: rows that they do not hold cost nothing.
 CREATE_WAITING: Final = """
 CREATE INDEX run_due ON run (due) WHERE due IS NOT NULL;
@@ -46,7 +51,7 @@ CREATE TABLE run (
     UNIQUE (thread_id, run_id),
     UNIQUE (thread_id, sequence)
 );
-CREATE UNIQUE INDEX run_unfinished ON run (thread_id) WHERE status NOT IN ('success', 'cancelled');
+{CREATE_OPEN};
 CREATE INDEX run_status ON run (status, number);
 CREATE TABLE checkpoint (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -97,11 +102,17 @@ PRAGMA user_version = 2;
 """,
     # From schema 3 on checksums cover more. Older rows keep theirs, whose upper half is 0.
     2: "PRAGMA user_version = 3;\n",
+    3: f"""
+DROP INDEX run_unfinished;
+{CREATE_OPEN};
+PRAGMA user_version = 4;
+""",
 }
 
 # The join is the fence: a row whose run has another epoch by now, or has ended, is not inserted,
 # and is missing in the row count. CROSS JOIN keeps the values outside and the look-up by primary
-# key inside.
+# key inside. So are all rows where the file has a newer schema by now: one statement is a
+# transaction by itself, and a look at the schema before it would be another one (and 3 µs more).
 INSERT_CHECKPOINTS: Final = """
 INSERT INTO checkpoint (thread_id, run_id, task_id, parent_id, name, kind, payload, arguments,
     attempts, started, finished, checksum, signal)
@@ -109,8 +120,8 @@ SELECT run.thread_id, run.run_id, new.column3, new.column4, new.column5, new.col
     new.column8, new.column9, new.column10, new.column11, new.column12, new.column13
 FROM (VALUES {rows}) AS new
 CROSS JOIN run ON run.number = new.column1 AND run.epoch = new.column2
-    AND run.status = 'running'
-"""
+    AND run.status = 'running' AND (SELECT user_version FROM pragma_user_version) <= {schema}
+""".replace("{schema}", str(SCHEMA))
 CHECKPOINT_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 MAX_ROWS: Final = 1000  # of 13 parameters each: SQLite takes 32,766 a statement
 
@@ -134,9 +145,10 @@ WHERE number = :number AND epoch = :epoch AND status = 'running'
 """
 
 SELECT_EPOCH: Final = "SELECT epoch, status FROM run WHERE number = ?"
+SELECT_EPOCHS: Final = "SELECT number, epoch FROM run WHERE number IN ({rows})"
 UNRECORD: Final = """
 DELETE FROM checkpoint WHERE thread_id = :thread_id AND task_id IN (:task_id, :wait_id)
-AND EXISTS (SELECT 1 FROM run WHERE number = :number AND epoch = :epoch)
+AND EXISTS (SELECT 1 FROM run WHERE number = :number AND epoch = :epoch AND status = 'running')
 """
 PUT_CACHED: Final = "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?, ?)"
 SELECT_CACHED: Final = """
@@ -146,9 +158,16 @@ WHERE task_name = ? AND (expires IS NULL OR expires > ?) AND key IN ({rows})
 CLEAR_CACHE: Final = "DELETE FROM cache WHERE task_name = ?"
 
 RUN_COLUMNS: Final = ", ".join(RunRow.__struct_fields__)
+# The number of a thread's open run, or of its newest where none is open.
+LATEST: Final = """coalesce(
+    (SELECT number FROM run
+        WHERE thread_id = {thread} AND status NOT IN ('success', 'error', 'cancelled')),
+    (SELECT number FROM run WHERE thread_id = {thread} ORDER BY sequence DESC LIMIT 1))
+""".strip()
 SELECT_LATEST: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? ORDER BY sequence DESC LIMIT 1
+SELECT {RUN_COLUMNS} FROM run WHERE number = {LATEST.format(thread="?1")}
 """
+SELECT_LAST_SEQUENCE: Final = "SELECT max(sequence) FROM run WHERE thread_id = ?"
 SELECT_RUN: Final = f"SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND run_id = ?"
 # By another index than the latest run of a thread is found by.
 SELECT_KNOWN_RUN: Final = """
@@ -160,11 +179,17 @@ WHERE (:status IS NULL OR status = :status) AND (:workflow IS NULL OR workflow =
     AND (:before IS NULL OR number < :before)
 ORDER BY number DESC LIMIT :limit
 """
+# Of one thread: by its own index, from the newest on.
+SELECT_RUNS_ON: Final = f"""
+SELECT {RUN_COLUMNS} FROM run
+WHERE thread_id = :thread_id AND (:status IS NULL OR status = :status)
+    AND (:workflow IS NULL OR workflow = :workflow) AND (:before IS NULL OR number < :before)
+ORDER BY sequence DESC LIMIT :limit
+"""
 # The latest run of each of several threads.
 SELECT_HEADS: Final = f"""
 SELECT {RUN_COLUMNS} FROM run WHERE number IN (
-    SELECT (SELECT number FROM run WHERE thread_id = asked.column1 ORDER BY sequence DESC LIMIT 1)
-    FROM (VALUES {{rows}}) AS asked)
+    SELECT {LATEST.format(thread="asked.column1")} FROM (VALUES {{rows}}) AS asked)
 """
 INSERT_RUNS: Final = f"""
 INSERT INTO run ({RUN_COLUMNS.removeprefix("number, ")}) VALUES {{rows}} RETURNING number, thread_id
@@ -175,9 +200,6 @@ UPDATE run SET status = :status, result = :result, error = :error, saved = :save
     epoch = :epoch, started = :started, finished = :finished, checksum = :checksum, waits = :waits,
     due = :due, takeovers = :takeovers, mark = :mark
 WHERE number = :number
-"""
-SELECT_UNFINISHED: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND status NOT IN ('success', 'cancelled')
 """
 SELECT_DUE: Final = f"""
 SELECT {RUN_COLUMNS} FROM run

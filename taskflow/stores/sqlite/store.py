@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from taskflow.errors import CheckpointCorrupt, StoreError
+from taskflow.errors import CheckpointCorrupt, SchemaTooNew, StoreError
 from taskflow.records import Pruned
 from taskflow.stores import edits
 from taskflow.stores.base import Snapshot
@@ -75,6 +75,7 @@ class SQLiteStore:
         self._busy_timeout = busy_timeout
         self._lease_ttl = lease_ttl
         self._session: Session | None = None
+        self._newer = 0  # the schema that the file was given while it was open
 
     @property
     def where(self) -> str:
@@ -84,8 +85,11 @@ class SQLiteStore:
     def session(self) -> Session:
         """What is open. Raises StoreError where nothing is."""
         if self._session is None:
-            raise not_open(self.path)
+            raise self._outdated() if self._newer else not_open(self.path)
         return self._session
+
+    def _outdated(self) -> SchemaTooNew:
+        return SchemaTooNew(self.path, self._newer, sql.SCHEMA, was_open=True)
 
     async def open(self, owner: str) -> None:
         try:
@@ -101,6 +105,7 @@ class SQLiteStore:
 
         file = DatabaseFile(self.path, self._busy_timeout)
         check_path(file)
+        self._newer = 0
         self._session = Session(file, Lease(file, owner, self._lease_ttl), self._synchronous)
         try:
             await self._session.open()
@@ -112,6 +117,8 @@ class SQLiteStore:
         session = self._session
         if session is None or owner != session.lease.owner:
             return
+        if session.newer:  # calls from now on are told why
+            self._newer, self._session = session.newer, None
         await session.end_lease()
         await session.close()
         self._session = None
@@ -171,10 +178,26 @@ class SQLiteStore:
         return row and row.verified()
 
     async def runs(
-        self, status: str | None, workflow: str | None, before: int | None, limit: int
+        self,
+        status: str | None,
+        workflow: str | None,
+        before: int | None,
+        limit: int,
+        thread_id: str | None = None,
     ) -> Sequence[RunRow]:
         asked = {"status": status, "workflow": workflow, "before": before, "limit": limit}
-        return await self.session.read(sql.SELECT_RUNS, asked, run_row)
+        if thread_id is None:
+            return await self.session.read(sql.SELECT_RUNS, asked, run_row)
+        asked["thread_id"] = thread_id
+        return await self.session.read(sql.SELECT_RUNS_ON, asked, run_row)
+
+    async def epochs(self, numbers: Sequence[int]) -> Mapping[int, int]:
+        found: dict[int, int] = {}
+        for start in range(0, len(numbers), sql.MAX_ROWS):
+            asked = tuple(numbers[start : start + sql.MAX_ROWS])
+            query = sql.SELECT_EPOCHS.format(rows=", ".join("?" * len(asked)))
+            found.update(await self.session.read(query, asked, tuple))
+        return found
 
     async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
         rows: list[RunRow] = []
@@ -276,8 +299,11 @@ class SQLiteStore:
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         def work(db: sqlite3.Connection) -> RunRow | None:
-            row = one_run(db, sql.SELECT_LATEST, (thread_id,))
-            if row is not None and not row.is_final and run_id in (None, row.run_id):
+            if run_id is None:
+                row = one_run(db, sql.SELECT_LATEST, (thread_id,))
+            else:
+                row = one_run(db, sql.SELECT_RUN, (thread_id, run_id))
+            if row is not None and not row.is_final:
                 update_run(db, cancelled(row.verified(), now))
             return row
 

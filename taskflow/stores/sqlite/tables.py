@@ -7,13 +7,12 @@ written in one statement; the ones that the statement refuses are missing in its
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
 from msgspec import structs
 
-from taskflow.errors import CheckpointCorrupt
 from taskflow.records import RunStatus
 from taskflow.stores.batches import Finish
 from taskflow.stores.checksums import COVERED
@@ -45,6 +44,10 @@ class RunTable:
     def latest(self, thread_id: str) -> RunRow | None:
         return one_run(self._db, sql.SELECT_LATEST, (thread_id,))
 
+    def last_sequence(self, thread_id: str) -> int:
+        (found,) = self._db.execute(sql.SELECT_LAST_SEQUENCE, (thread_id,)).fetchone()
+        return found or 0
+
     def heads(self, thread_ids: Sequence[str]) -> dict[str, RunRow]:
         query = sql.SELECT_HEADS.format(rows=sql.values("(?)", len(thread_ids)))
         rows = [RunRow(*row) for row in self._db.execute(query, thread_ids).fetchall()]
@@ -52,16 +55,6 @@ class RunTable:
 
     def check_absent(self, thread_id: str) -> None:
         check_unknown(self._db, thread_id)
-
-    def unfinished(self, thread_id: str) -> RunRow | None:
-        run = one_run(self._db, sql.SELECT_UNFINISHED, (thread_id,))
-        latest = run or self.latest(thread_id)
-        if latest is None:
-            check_unknown(self._db, thread_id)
-        elif latest.verified() and run is None and not latest.is_final:
-            reason = "an index of the file has lost it"
-            raise CheckpointCorrupt(thread_id, latest.run_id, None, reason)
-        return run
 
     def previous(self, run: RunRow) -> RunRow | None:
         return one_run(self._db, sql.SELECT_PREVIOUS, (run.thread_id, run.sequence))
@@ -114,9 +107,12 @@ class RunTable:
 class CheckpointTable:
     """The checkpoint table."""
 
-    def __init__(self, db: sqlite3.Connection, runs: RunTable) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, runs: RunTable, check_schema: Callable[[], None]
+    ) -> None:
         self._db = db
         self._runs = runs
+        self._check_schema = check_schema  # of rows that were refused
 
     def row(self, thread_id: str, task_id: str) -> CheckpointRow | None:
         return one_checkpoint(self._db, thread_id, task_id)
@@ -144,6 +140,7 @@ class CheckpointTable:
         first = end - cursor.rowcount
         if cursor.rowcount == len(checkpoints):
             return range(first, end)
+        self._check_schema()
         note_refused({(each.number, each.epoch) for each in checkpoints}, self._runs, refused)
         numbers = count(first)
         return [
@@ -194,10 +191,12 @@ class CheckpointTable:
 class SQLiteTables:
     """The tables, by one connection, and the leases as one owner judges them."""
 
-    def __init__(self, db: sqlite3.Connection, lease: Lease) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, lease: Lease, check_schema: Callable[[], None]
+    ) -> None:
         self.db = db
         self.runs = RunTable(db)
-        self.checkpoints = CheckpointTable(db, self.runs)
+        self.checkpoints = CheckpointTable(db, self.runs, check_schema)
         self._lease = lease
 
     def is_gone(self, owner: str) -> bool:

@@ -34,6 +34,7 @@ CheckpointCorrupt, and how long a prune holds up others.
 
 - `fixtures`: the stores that the tests are given
 - `claims`: which owner is given a thread's run
+- `returns`: runs that begin beside those that have ended, or continue them later
 - `batches`: one commit is whole, in order, and fenced by epochs
 - `ends`: how runs end; ``cancel``, ``forget``, ``delete``
 - `pauses`: runs that wait, and which are due
@@ -57,6 +58,7 @@ TOPICS = (
     "owners",
     "pauses",
     "reads",
+    "returns",
     "signals",
 )
 # So that a failing assertion shows its values; each by name, as this package is imported already.
@@ -69,10 +71,11 @@ from taskflow.testing.conformance.histories import Histories  # noqa: E402
 from taskflow.testing.conformance.owners import Owners  # noqa: E402
 from taskflow.testing.conformance.pauses import Pauses  # noqa: E402
 from taskflow.testing.conformance.reads import Reads  # noqa: E402
+from taskflow.testing.conformance.returns import Returns  # noqa: E402
 from taskflow.testing.conformance.signals import Signals  # noqa: E402
 
 __all__ = ("StoreConformance",)
 
 
-class StoreConformance(Batches, Claims, Ends, Reads, Owners, Histories, Signals, Pauses):
+class StoreConformance(Batches, Claims, Returns, Ends, Reads, Owners, Histories, Signals, Pauses):
     """Every test that a store has to pass: subclass it, and override the fixture ``make_store``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from taskflow.errors import ThreadBusy
 from taskflow.records import RunStatus
 from taskflow.stores.base import Store
-from taskflow.stores.batches import Unrecord
+from taskflow.stores.batches import Finish, Unrecord
 from taskflow.stores.rows import RunRow
 from taskflow.testing.conformance.fixtures import OTHER_OWNER, Fixtures
 from taskflow.testing.rows import (
@@ -19,6 +21,7 @@ from taskflow.testing.rows import (
     claim,
     end,
     failure,
+    pause,
     record,
     recorded,
     release,
@@ -66,6 +69,21 @@ class Ends(Fixtures):
 
         assert await recorded(store) == ["charge:0", "charge:2"]
 
+    @pytest.mark.parametrize("finish", [success, failure, pause])
+    async def test_a_refused_finish_unrecords_nothing(
+        self, store: Store, finish: Callable[..., Finish]
+    ) -> None:
+        """The run has ended under the same epoch: what it has recorded stays."""
+        run = await begin(store)
+        await record(store, run)
+        ended = await end(store, run)
+
+        committed = await write(store, finishes=[finish(run.key, unrecord=("charge:1",))])
+
+        assert committed.refused == {(run.number, run.epoch): RunStatus.SUCCESS}
+        assert await recorded(store) == ["charge:1"]
+        assert await row_of(store) == ended
+
     async def test_unrecord_reaches_only_its_own_thread(self, store: Store) -> None:
         """The same task id on another thread stays."""
         one, two = await begin(store, "one"), await begin(store, "two")
@@ -93,6 +111,17 @@ class Ends(Fixtures):
         assert await store.cancel("thread", 5.0) == ended
         assert await row_of(store) == ended
         assert await store.cancel("unknown", 5.0) is None
+
+    async def test_cancel_ends_the_run_that_is_named(self, store: Store) -> None:
+        """Also a failed one that others came after: it is not continued any more."""
+        failed = await end(store, await begin(store, run_id="first"), failure)
+        latest = await end(store, await begin(store, run_id="second"), release)
+
+        assert await store.cancel("thread", 5.0, "first") == failed
+        assert await store.cancel("thread", 5.0, "unknown") is None
+
+        assert (await row_of(store, "thread", "first")).status == RunStatus.CANCELLED
+        assert await row_of(store) == latest
 
     async def test_forget_drops_a_call_and_those_it_was_made_by(self, store: Store) -> None:
         """Its ancestors rest on it; its children and others do not."""

@@ -20,6 +20,7 @@ from taskflow.testing.rows import (
     cached,
     claim,
     end,
+    failure,
     pause,
     post,
     record,
@@ -199,6 +200,25 @@ class Histories(Fixtures):
 
         left = await store.cached("charge", ["0", "1", "2", "always"], 0.0)
         assert sorted(each.key for each in left) == ["2", "always"]
+
+    async def test_prune_leaves_a_failed_run_that_is_continued_meanwhile(
+        self, store: Store
+    ) -> None:
+        """Between the steps of a prune, though later runs of its thread stay as they are."""
+        for run_id, rows in (("first", 700), ("second", 5)):
+            run = await begin(store, run_id=run_id)
+            await record(store, run, *(f"{run_id}:{number}" for number in range(rows)))
+            await end(store, run, failure)
+        await end(store, await begin(store, run_id="third"))
+
+        steps = store.prune(Prune((RunStatus.ERROR,), 100.0, 0, 100.0))
+        await anext(steps)
+        continued = await begin(store, run_id="second")
+        async for _ in steps:
+            pass
+
+        assert await row_of(store, "thread", "second") == continued
+        assert (await row_of(store)).run_id == "second"
 
     async def test_prune_leaves_a_thread_that_was_gone_on_with(self, store: Store) -> None:
         """A run that begins between two steps is given what the run before it had saved."""

@@ -6,9 +6,11 @@ from taskflow.stores.base import Store
 from taskflow.testing.conformance.fixtures import Fixtures
 from taskflow.testing.rows import (
     OTHER_INPUT,
+    OWNER,
     begin,
     cached,
     end,
+    failure,
     record,
     recorded,
     write,
@@ -99,6 +101,31 @@ class Reads(Fixtures):
         assert await threads(None, "fulfil") == ["c", "a"]
         assert await threads("success", "fulfil") == ["a"]
         assert await threads("paused", None) == []
+
+    async def test_epochs_show_which_runs_have_moved_on(self, store: Store) -> None:
+        """A run that was cancelled or taken over has another one, a deleted run none."""
+        runs = [await begin(store, name) for name in ("kept", "cancelled", "deleted")]
+        await store.cancel("cancelled", 5.0)
+        await store.delete("deleted", OWNER)
+
+        kept, cancelled, deleted = [run.number for run in runs]
+
+        assert await store.epochs([kept, cancelled, deleted]) == {kept: 1, cancelled: 2}
+        assert await store.epochs([]) == {}
+
+    async def test_the_runs_of_one_thread_are_listed(self, store: Store) -> None:
+        """Newest first, in pages, and by status; none of another thread."""
+        for number in range(5):
+            await end(store, await begin(store, run_id=f"message-{number}"))
+        await end(store, await begin(store, run_id="failed"), failure)
+        await begin(store, "other")
+
+        first = await store.runs(None, None, None, 4, "thread")
+        second = await store.runs("success", None, first[-1].number, 4, "thread")
+
+        assert [row.run_id for row in first] == ["failed", "message-4", "message-3", "message-2"]
+        assert [row.run_id for row in second] == ["message-1", "message-0"]
+        assert await store.runs(None, None, None, 4, "unknown") == []
 
     async def test_a_shared_result_is_found_by_task_and_key(self, store: Store) -> None:
         """And by nothing else."""

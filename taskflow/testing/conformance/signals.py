@@ -75,6 +75,13 @@ class Signals(Fixtures):
         assert (await post(store, number=2)).is_new
         assert len(await store.signals("thread", run.run_id, 0)) == 2
 
+    async def test_a_failed_run_gets_no_signal_once_another_has_begun(self, store: Store) -> None:
+        """It goes to the thread's latest run."""
+        await end(store, await begin(store), failure)
+        second = await begin(store, input=OTHER_INPUT, new_run_id="second")
+
+        assert (await post(store)).run_id == second.run_id
+
     async def test_a_signal_that_is_refused_hurts_no_other_part_of_its_batch(
         self, store: Store
     ) -> None:

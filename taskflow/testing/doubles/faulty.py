@@ -66,6 +66,7 @@ Operation: TypeAlias = Literal[
     "close",
     "commit",
     "delete",
+    "epochs",
     "fork",
     "forget",
     "latest",

@@ -38,7 +38,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
@@ -106,9 +106,16 @@ class WrappedStore:
         return await self.perform("run", lambda: self.inner.run(thread_id, run_id))
 
     async def runs(
-        self, status: str | None, workflow: str | None, before: int | None, limit: int
+        self,
+        status: str | None,
+        workflow: str | None,
+        before: int | None,
+        limit: int,
+        thread_id: str | None = None,
     ) -> Sequence[RunRow]:
-        return await self.perform("runs", lambda: self.inner.runs(status, workflow, before, limit))
+        return await self.perform(
+            "runs", lambda: self.inner.runs(status, workflow, before, limit, thread_id)
+        )
 
     async def checkpoints(
         self, thread_id: str, run_id: str | None, after: int = 0, limit: int | None = None
@@ -161,6 +168,9 @@ class WrappedStore:
 
     async def cancel(self, thread_id: str, now: float, run_id: str | None = None) -> RunRow | None:
         return await self.perform("cancel", lambda: self.inner.cancel(thread_id, now, run_id))
+
+    async def epochs(self, numbers: Sequence[int]) -> Mapping[int, int]:
+        return await self.perform("epochs", lambda: self.inner.epochs(numbers))
 
     async def latest(self, thread_ids: Sequence[str]) -> Sequence[RunRow]:
         return await self.perform("latest", lambda: self.inner.latest(thread_ids))
