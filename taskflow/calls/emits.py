@@ -66,7 +66,7 @@ def emit(value: Any) -> Call[None]:
     frame = FRAME.get()
     if frame is None:
         raise NotInRun("emit")
-    payload = exact_json(value, "emit(): the value")
+    payload = exact_json(value, "emit(): the value", is_read_back=False)
     try:
         canonical = canonical_json([value])
     except Exception as error:  # sets have an order in it, and what they hold may have none

@@ -21,10 +21,9 @@ from taskflow.wire.models import NOT_WRITTEN
 
 __all__ = (
     "TELL_APART",
-    "UNAWAITED",
     "annotation_for",
     "annotation_of",
-    "is_unawaited",
+    "instead_of_unwritable",
     "reason_against",
     "short",
     "spelled",
@@ -38,9 +37,6 @@ LONGEST: Final = 5  # members of a tuple that are annotated one by one
 TELL_APART: Final = (
     "JSON does not tell classes of a union apart by itself: make them Structs with tag=True, or "
     "let pydantic do it, with Annotated[A | B, Field(discriminator=…)] or a RootModel of that"
-)
-UNAWAITED: Final = (
-    "nothing has awaited it: await it in the body, and make a def that returns it async def"
 )
 NO_ANNOTATION: Final = (
     "no annotation of its class alone brings it back: annotate what the class holds (Box[int]), or "
@@ -96,11 +92,18 @@ def _instead_of(before: Any, after: Any, has_models: bool) -> str:
     return NO_ANNOTATION
 
 
-def is_unawaited(value: Any) -> bool:
-    """Whether it is awaitable; a coroutine is closed, which will never be awaited."""
+def instead_of_unwritable(value: Any, error: Exception) -> str:
+    """What to do about a value that has no JSON. A coroutine is closed: nobody will await it."""
     if inspect.iscoroutine(value):
         value.close()
-    return isinstance(value, Awaitable)
+    if isinstance(value, Awaitable):
+        return "nothing has awaited it: await it in the body, and make a def that returns it async"
+    if "invalid utf-8" in str(error):
+        return (
+            "bytes in a model are text to pydantic, unless its config says "
+            'ser_json_bytes="base64" and val_json_bytes="base64"'
+        )
+    return "use builtin values (keys of dicts are text or numbers), a Struct or a dataclass"
 
 
 def reason_against(value: datetime | time) -> str | None:

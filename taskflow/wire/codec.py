@@ -13,9 +13,8 @@ from taskflow.errors import SerializationError
 from taskflow.loops.promises import room_for
 from taskflow.wire.advice import (
     TELL_APART,
-    UNAWAITED,
     annotation_for,
-    is_unawaited,
+    instead_of_unwritable,
     short,
     way_out,
 )
@@ -185,12 +184,7 @@ class Codec:
             told = short(value)
             raise SerializationError(
                 f"{self.what} is {told}, which cannot be recorded as JSON: {error}; "
-                + (
-                    UNAWAITED
-                    if is_unawaited(value)
-                    else "use builtin values (keys of dicts are text or numbers), a Struct or a "
-                    "dataclass"
-                )
+                f"{instead_of_unwritable(value, error)}"
             ) from error
 
     def _misfit(self, value: Any, error: Exception) -> str:

@@ -16,8 +16,9 @@ import pydantic
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel
 
-from taskflow import Runtime, previous, receive, save, task, workflow
+from taskflow import Runtime, emit, previous, receive, save, task, workflow
 from taskflow.errors import SerializationError
+from taskflow.events import Emitted
 from taskflow.wire.codec import Codec
 from taskflow.wire.json import json_schema
 from taskflow.wire.plain import exact_json
@@ -399,3 +400,46 @@ def test_a_discriminator_tells_dataclasses_apart() -> None:
     annotation = list[Annotated[Plus | Minus, Field(discriminator="kind")]]  # type: ignore[valid-type]
 
     assert Codec(annotation, "it").round_trip([Minus(), Plus()])[1] == [Minus(), Plus()]
+
+
+def test_bytes_in_a_model_need_its_config() -> None:
+    """The error names the two settings, under which they come back."""
+
+    class Text(BaseModel):
+        scan: bytes
+
+    class Base64(BaseModel):
+        model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+        scan: bytes
+
+    with pytest.raises(SerializationError, match=r"ser_json_bytes.*val_json_bytes"):
+        Codec(Text, "it").round_trip(Text(scan=b"\xff"))
+    assert Codec(Base64, "it").round_trip(Base64(scan=b"\xff"))[1].scan == b"\xff"
+
+
+async def test_what_is_emitted_may_leave_fields_out(runtime: Runtime) -> None:
+    """Nobody reads it back: listeners are shown what the model shows."""
+
+    @workflow
+    async def shop() -> None:
+        await emit(Excluded(left_out="a"))
+
+    async with runtime.stream(shop(), thread_id="a") as events:
+        told = [each.value async for each in events if isinstance(each, Emitted)]
+
+    assert told == [{}]
+
+
+@workflow
+async def order(sheet: Sheet, payment: Payment, *scans: bytes, **more: Chosen) -> list[Any]:
+    return [payment.kind, len(scans), more["a"].name, sheet.payment.root.kind]
+
+
+async def test_parameters_of_several_libraries_stand_side_by_side(runtime: Runtime) -> None:
+    """Each is read by its own; a misfit names the parameter."""
+    sheet = Sheet(RootModel[Payment](CASH))
+    call = order(sheet, CARD, b"\xff", a=CHOSEN)
+
+    assert await runtime.run(call, thread_id="a") == ["card", 1, "Ann", "cash"]
+    with pytest.raises(SerializationError, match="annotate the parameter payment: Renamed"):
+        order(sheet, Renamed(fullName="Ann"))  # type: ignore[arg-type]
