@@ -165,7 +165,8 @@ LATEST: Final = """coalesce(
     (SELECT number FROM run WHERE thread_id = {thread} ORDER BY sequence DESC LIMIT 1))
 """.strip()
 SELECT_LATEST: Final = f"""
-SELECT {RUN_COLUMNS} FROM run WHERE number = {LATEST.format(thread="?1")}
+SELECT {RUN_COLUMNS} FROM run WHERE number = (
+    SELECT {LATEST.format(thread="asked.column1")} FROM (VALUES (?)) AS asked)
 """
 SELECT_LAST_SEQUENCE: Final = "SELECT max(sequence) FROM run WHERE thread_id = ?"
 SELECT_RUN: Final = f"SELECT {RUN_COLUMNS} FROM run WHERE thread_id = ? AND run_id = ?"
