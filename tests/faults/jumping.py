@@ -54,6 +54,7 @@ from taskflow import (  # noqa: E402
     workflow,
 )  # fmt: skip
 from taskflow.errors import LeaseLost  # noqa: E402
+from taskflow.records import RunStatus  # noqa: E402
 
 LENGTH = 0.8  # seconds of each wait
 LEASE = 1.0  # seconds; long enough for a machine that is busy
@@ -223,10 +224,15 @@ async def serve(runtime: Runtime) -> Any:
 
 
 async def begin(runtime: Runtime, name: str, argument: str, thread_id: str = "") -> Any:
-    """Run one to its end, its pause or its error."""
+    """Run one to its end, its pause or its error; a nap to its pause, through which run() waits."""
     call = {"nap": lambda: nap(float(argument)), "held": lambda: held(argument)}
     call |= {"failing": lambda: held(argument, fails=True), "approve": approve}
     try:
+        if name == "nap":
+            handle = await runtime.start(nap(float(argument)), thread_id=thread_id or name)
+            while handle.status == RunStatus.RUNNING:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            return "RunPaused"
         return await runtime.run(call[name](), thread_id=thread_id or name)
     except (ConnectionError, LeaseLost, RunPaused, ThreadBusy) as error:
         return type(error).__name__

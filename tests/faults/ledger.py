@@ -38,6 +38,7 @@ from taskflow import (
     task,
     workflow,
 )
+from taskflow.records import RunStatus
 from taskflow.stores.sqlite import opening
 
 bodies: list[str] = []  # that were executed
@@ -297,7 +298,18 @@ async def act(runtime: Runtime, path: Path, take: Any) -> None:
 
     await take("forget finished", forgotten_and_replaced)
 
-    await take("run napping", lambda: until_paused_again(run(nap(LONG), thread_id="napping")))
+    async def napping() -> Any:
+        handle = await runtime.start(nap(LONG), thread_id="napping")
+        ended = asyncio.ensure_future(handle.result())
+        while handle.status == RunStatus.RUNNING and not ended.done():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+        if ended.done():
+            return await ended
+        ended.cancel()
+        waits = (await runtime.get("napping")).waits  # since when is not what it was
+        return [to_builtins(structs.replace(each, since=0.0)) for each in waits]
+
+    await take("run napping", napping)
 
     async def blocked() -> Any:
         async with runtime.thread("block"):
