@@ -198,7 +198,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
                 raise TypeError(f"{name} is {what}, got {value!r}")
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be finite and not negative: {value}")
-        if not isinstance(self.jitter, bool):
+        if self.jitter not in (True, False):  # 0 and 1 are these
             raise TypeError(f"jitter is True or False, got {self.jitter!r}")
         if self.retry_on is not is_transient:
             _check_retry_on(self.retry_on)
